@@ -1,0 +1,87 @@
+"""Every error objnet raises by name.
+
+A message says what happened, where (module path, attribute, the user's line) and the one-line fix.  :func:`where` finds the
+user's line; the callers supply the rest.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+
+
+class ObjnetError(Exception):
+    """Base of all objnet errors."""
+
+
+class TransformError(ObjnetError, RuntimeError):
+    """A model was touched under a plain jax transform in a way that would give a wrong result without a word."""
+
+
+class ReadInTransformError(TransformError):
+    """A Variable was read while a plain ``jax.jit``, ``lax.scan``, ... was tracing: its value would be baked in."""
+
+
+class WriteInTransformError(TransformError):
+    """A Variable was written or created under a plain jax transform: the value would be lost, or a tracer would leak."""
+
+
+class RngInTransformError(TransformError):
+    """A random key was drawn under a plain jax transform: every row or call would share it."""
+
+
+class MissingRngError(ObjnetError, ValueError):
+    """A random key is needed and the pure function was given ``rng=None``."""
+
+
+class NonEmptyStateError(ObjnetError, ValueError):
+    """State was met by a transform that carries none."""
+
+
+class StructureMismatchError(ObjnetError, ValueError):
+    """Entries of ``params`` or ``state`` are missing, unknown, or have another shape or dtype; all are listed."""
+
+
+class StaticAttributeError(ObjnetError, RuntimeError):
+    """A Python attribute was changed inside a compiled function, where the change would happen once, not at every call."""
+
+
+class ParameterAssignmentError(ObjnetError, TypeError):
+    """A bare array was assigned to the name of a Parameter."""
+
+
+class UnregisteredModulesError(ObjnetError, TypeError):
+    """A plain list, tuple or dict of Modules was assigned to a Module: its parameters would go unseen."""
+
+
+class GradientDroppedError(ObjnetError, RuntimeError):
+    """``p.grad`` was read although a compiled step consumed it and did not keep it."""
+
+
+class BackwardError(ObjnetError, AttributeError):
+    """``loss.backward()`` was called on a jax array."""
+
+
+class NoGradError(ObjnetError, RuntimeError):
+    """``with no_grad():`` was entered inside a gradient, where it cannot stop raw ``jnp`` operations."""
+
+
+class UnsetVariableError(ObjnetError, RuntimeError):
+    """A Variable has no value here: its trace ended, or the values were never loaded."""
+
+
+class CompiledCallError(ObjnetError, RuntimeError):
+    """A compiled function did something that cannot be repeated by its compiled program."""
+
+
+def where() -> str:
+    """`` (at file.py:12)`` for the innermost line that belongs neither to objnet nor to a library, or the empty string."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if not (name.startswith((_PACKAGE, "<frozen")) or f"{os.sep}site-packages{os.sep}" in name or "/lib/python3" in name):
+            return f" (at {name}:{frame.f_lineno})"
+        frame = frame.f_back  # type: ignore[assignment]
+    return ""

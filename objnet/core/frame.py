@@ -1,0 +1,319 @@
+"""Frames: where a read or write of a Variable goes while a transform is running.
+
+Outside any frame a Variable holds its own value.  A transform opens a frame: from then on reads look through the open frames,
+innermost first, and writes stay in the innermost one, which remembers what was read and written so that the transform can
+thread it.  No value is swapped on a shared object, so other threads, and the transform's own failure, see nothing.
+
+Two things stand guard here.  *Foreign transforms*: jax's trace state tells whether a plain ``jax`` transform runs between the
+innermost frame and this very operation; a write there would leak a tracer or be lost, and is refused.  *jax's caches*: scan,
+cond, checkpoint and jit cache the jaxpr of a callable, so a Variable read inside would not be read again when its value has
+changed; a frame inside a staged trace therefore enters a token of its own, which is part of jax's cache key.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+from jax import lax
+from jax.extend.core import get_opaque_trace_state
+
+from objnet.core import errors, scope
+
+if TYPE_CHECKING:
+    from objnet.core.variable import Variable
+
+trace_state = get_opaque_trace_state
+CLEAN = trace_state()  # equal in every thread
+_MISSING = object()
+_token = jax.make_user_context(default_value=None)
+_tokens = itertools.count(1)
+_frame: ContextVar[Frame | None] = ContextVar("objnet_frame", default=None)
+
+
+def staged() -> bool:
+    """Whether jax is building a program here (jit, scan, pmap, checkpoint, ...) rather than running operations one by one."""
+    return isinstance(lax.neg(np.float32(1)), jax.core.Tracer)
+
+
+class Sentinel:
+    """A value that stands for none; it survives pickling as itself."""
+
+    def __init__(self, name: str):
+        self._name = name
+
+    def __repr__(self) -> str:
+        return f"<{self._name.lower()}>"
+
+    def __reduce__(self) -> str:
+        return self._name
+
+
+UNSET = Sentinel("UNSET")  # no value: abstract, or its trace ended
+DROPPED = Sentinel("DROPPED")  # a gradient a compiled step consumed and did not keep
+
+
+class Abort(BaseException):
+    """Unwinds a trace that has to start again; a BaseException so that user code's ``except Exception`` lets it through."""
+
+
+class Unlifted(Abort):
+    """A closed frame met a Variable it has no input for."""
+
+    def __init__(self, variable: Variable, frame: Frame):
+        self.variable = variable
+        self.frame = frame
+
+
+class TokenNeeded(Abort):
+    """An eager frame's Variable was read inside a staged transform, whose jaxpr jax would cache under no token."""
+
+    def __init__(self, frame: Frame):
+        self.frame = frame
+
+
+class Frame:
+    """The values of Variables inside one running transform.
+
+    Args:
+        closed: whether a Variable without a value here may not be looked up further out (a compiled program's inputs are
+            all it has); it raises :class:`Unlifted`.
+        no_grad: whether reads give values cut off from differentiation.
+    """
+
+    def __init__(self, *, closed: bool = False, no_grad: bool = False):
+        self.closed = closed
+        self.no_grad = no_grad
+        self.values: dict[Variable, Any] = {}
+        self.read: dict[Variable, None] = {}
+        self.written: dict[Variable, None] = {}
+        self.created: dict[Variable, None] = {}
+        self.consumed: dict[Variable, None] = {}  # gradients an optimizer has used up
+        self.undo: list[Callable[[], None]] = []
+        self.parent: Frame | None = None
+        self.state: Any = None
+        self.tokened = False
+        self.unbound = False  # whether new Variables still wait for the values a pure apply was given
+        self._nested: dict[Variable, None] = {}  # read under a plain jax transform inside this frame
+        self._scope: Any = None
+
+    # -- entering and leaving ------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def open(self, token: bool = False) -> Iterator[Frame]:
+        """Make this the innermost frame; call it inside the transform, so that the trace state noted is the transform's."""
+        self.parent = _frame.get()
+        self.state = trace_state()
+        # A root frame inside somebody's jax.jit must not bake in what it reads from outside.
+        in_program = self.state != CLEAN and staged()
+        self.foreign = self.parent is None and in_program
+        if token or in_program:
+            self._enter_token()
+        reset = _frame.set(self)
+        try:
+            yield self
+        except BaseException:
+            self.rollback()
+            raise
+        finally:
+            _frame.reset(reset)
+            if self.tokened:
+                self._scope.__exit__(None, None, None)
+
+    def _enter_token(self) -> None:
+        self._scope = _token(next(_tokens))
+        self._scope.__enter__()
+        self.tokened = True
+
+    def _renew_token(self) -> None:
+        self._scope.__exit__(None, None, None)
+        self._enter_token()
+        self._nested.clear()
+
+    def rollback(self) -> None:
+        """Take back the attribute writes noted in ``undo``, last first."""
+        while self.undo:
+            self.undo.pop()()
+
+    def close(self) -> None:
+        """Drop every value, so that no tracer outlives its trace."""
+        self.values.clear()
+        self._nested.clear()
+
+    def commit(self, values: dict[Variable, Any]) -> None:
+        """Hand what was written here on to the frame outside (or to the Variables), after the transform has ended."""
+        for variable, value in values.items():
+            (create if variable in self.created else set)(variable, value)
+        if self.parent is not None:
+            self.parent.undo.extend(self.undo)
+        self.undo = []
+
+    # -- what modules tell -----------------------------------------------------------------------------------------------
+
+    def adopt(self, module: Any) -> None:
+        """A module was constructed here."""
+        if self.parent is not None:
+            self.parent.adopt(module)
+
+    def note_attribute(self, module: Any, name: str, old: Any, new: Any) -> None:
+        """A plain attribute of ``module`` is about to change."""
+        if self.parent is not None:
+            self.parent.note_attribute(module, name, old, new)
+
+    def note_link(self, module: Any, kind: str, name: str, old: Any, new: Any) -> None:
+        """A parameter, buffer, array or submodule is about to be put under a name of ``module``, or taken away."""
+        if self.parent is not None:
+            self.parent.note_link(module, kind, name, old, new)
+
+    # -- reads and writes ----------------------------------------------------------------------------------------------
+
+    def consume(self, variable: Variable) -> None:
+        """Note that a gradient has been used up by an optimizer."""
+        frame: Frame | None = self
+        while frame is not None:
+            frame.consumed[variable] = None
+            frame = frame.parent
+
+    def bind(self) -> None:
+        """Give waiting Variables their values; the frames of pure functions do."""
+
+    def miss(self, variable: Variable) -> None:
+        """A Variable that has no value here is about to be looked up further out."""
+
+    def lookup(self, variable: Variable) -> Any:
+        frame: Frame | None = self
+        while frame is not None:
+            if frame.unbound and not scope.building():
+                frame.bind()
+            value = frame.values.get(variable, _MISSING)
+            if value is not _MISSING:
+                frame.read[variable] = None
+                return value
+            if frame.closed:
+                raise Unlifted(variable, frame)
+            if frame.parent is None and frame.foreign:
+                raise read_error(variable)
+            frame.miss(variable)
+            frame.read[variable] = None
+            frame = frame.parent
+        return variable._own()
+
+    def get(self, variable: Variable) -> Any:
+        if trace_state() != self.state:
+            if self.tokened:
+                self._nested[variable] = None
+            elif staged():
+                raise TokenNeeded(self)
+        value = self.lookup(variable)
+        if value is UNSET:
+            raise variable.unset()
+        frame: Frame | None = self
+        while frame is not None and not frame.closed:
+            if frame.no_grad:
+                return jax.tree.map(lax.stop_gradient, value)
+            frame = frame.parent
+        return value
+
+    def set(self, variable: Variable, value: Any, created: bool = False) -> None:
+        if trace_state() != self.state and (self.tokened or staged() or not is_concrete(value)):
+            raise write_error(variable)
+        self.values[variable] = value
+        self.consumed.pop(variable, None)
+        (self.created if created else self.written)[variable] = None
+        if variable in self._nested:
+            self._renew_token()
+
+
+def is_concrete(value: Any) -> bool:
+    """Whether no leaf of ``value`` is a tracer."""
+    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))
+
+
+def current() -> Frame | None:
+    """The innermost open frame."""
+    return _frame.get()
+
+
+def get(variable: Variable) -> Any:
+    """The value of ``variable`` here and now.
+
+    Raises:
+        ReadInTransformError: under a plain staged jax transform, with no frame to thread the value.
+    """
+    frame = _frame.get()
+    if frame is not None:
+        return frame.get(variable)
+    if trace_state() != CLEAN and staged():
+        raise read_error(variable)
+    return variable._own()
+
+
+def set(variable: Variable, value: Any) -> None:
+    """Write ``value``: into the innermost frame, or into the Variable.
+
+    Raises:
+        WriteInTransformError: under a plain jax transform, where the value would be lost or a tracer would leak.
+    """
+    frame = _frame.get()
+    if frame is not None:
+        frame.set(variable, value)
+        return
+    if trace_state() != CLEAN and (not is_concrete(value) or staged()):
+        raise write_error(variable)
+    variable._store(value)
+
+
+def restore(variable: Variable, value: Any) -> None:
+    """Put back a value seen earlier by ``_peek``, which may be no value at all."""
+    inner = _frame.get()
+    if inner is None:
+        variable._store(value)
+    else:
+        inner.values[variable] = value
+
+
+def create(variable: Variable, value: Any) -> None:
+    """Give a new Variable its first value, which lives in the innermost frame if there is one."""
+    frame = _frame.get()
+    if frame is not None:
+        frame.set(variable, value, created=True)
+    elif trace_state() != CLEAN and (not is_concrete(value) or staged()):
+        raise write_error(variable)
+    else:
+        variable._store(value)
+
+
+def check_draw() -> None:
+    """Refuse to draw a random key under a plain jax transform.
+
+    Raises:
+        RngInTransformError: always there: every row of a vmap, every step of a scan and every later call would share it.
+    """
+    frame = _frame.get()
+    if trace_state() != (CLEAN if frame is None else frame.state):
+        raise errors.RngInTransformError(
+            f"a random key was drawn under a plain jax transform{errors.where()}: every row, step or later call would share "
+            "it. Use the transform of the same name in objnet (objnet.jit, objnet.grad, ...), draw the key outside, or "
+            "purify the function with objnet.transform and pass rng."
+        )
+
+
+def read_error(variable: Variable) -> errors.ReadInTransformError:
+    return errors.ReadInTransformError(
+        f"{variable.describe()} was read while a plain jax transform (jax.jit, lax.scan, jax.checkpoint, ...) is tracing"
+        f"{errors.where()}: its value of today would be baked into the program. Use objnet.jit in place of jax.jit, or "
+        "purify the model with objnet.transform_with_state and pass params and state as arguments."
+    )
+
+
+def write_error(variable: Variable) -> errors.WriteInTransformError:
+    return errors.WriteInTransformError(
+        f"{variable.describe()} was written or created under a plain jax transform{errors.where()}: the value would be lost "
+        "when the transform ends, or a tracer would leak. Use the transform of the same name in objnet (objnet.jit, "
+        "objnet.grad, ...), or purify the model with objnet.transform_with_state, whose apply returns the new state."
+    )

@@ -1,0 +1,219 @@
+"""Random numbers.
+
+There are two streams, both set by :func:`manual_seed` and neither part of any module or state dict.  Outside every trace,
+numbers that torch would draw eagerly (initial weights, ``objnet.rand``) come from the host generator, which reproduces
+torch's CPU generator: same seed, same numbers.  Everything else comes from a stream of jax keys held in one Variable, so
+every transform threads it like any other state; a pure function binds that Variable to the ``rng`` it was given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from objnet.core import errors, frame
+from objnet.core.generator import Generator
+from objnet.core.variable import UNSET, Variable
+
+
+class _KeyStream(Variable):
+    """The Variable that holds the key; its first value is made when it is first read, not at import."""
+
+    __slots__ = ()
+
+    def _own(self) -> Any:
+        if self._value is UNSET:
+            self._store(_key(default_generator.initial_seed()))
+        return super()._own()
+
+    def describe(self) -> str:
+        return "the random key stream"
+
+
+class _NoRng:
+    """Bound to the key stream where a pure function was given ``rng=None``."""
+
+
+NO_RNG = _NoRng()
+default_generator = Generator()
+key_stream = _KeyStream(UNSET)
+
+
+def _key(seed: int) -> jax.Array:
+    return jax.random.PRNGKey(np.uint32(seed & 0xFFFFFFFF))
+
+
+def manual_seed(seed: int) -> Generator:
+    """Seed both streams (torch's ``manual_seed``); initial weights then equal torch's for the same seed.
+
+    Raises:
+        RuntimeError: for a seed torch refuses.
+        CompiledCallError: inside a transform, where the host generator cannot follow.
+    """
+    if frame.current() is not None:
+        raise errors.CompiledCallError(f"manual_seed was called inside a transform{errors.where()}: seed outside of it.")
+    frame.check_draw()
+    default_generator.manual_seed(int(seed))
+    key_stream._store(_key(default_generator.initial_seed()))
+    return default_generator
+
+
+def seed() -> int:
+    """Seed both streams from the operating system's entropy and return the seed (torch's ``seed``)."""
+    value = int.from_bytes(np.random.SeedSequence().generate_state(2).tobytes(), "little")
+    manual_seed(value)
+    return value
+
+
+def initial_seed() -> int:
+    """The seed last set."""
+    return default_generator.initial_seed()
+
+
+def get_rng_state() -> dict[str, np.ndarray]:
+    """Both streams' states as numpy arrays, to be saved and handed to :func:`set_rng_state`."""
+    return {"generator": default_generator.get_state(), "key": np.asarray(frame.get(key_stream))}
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Put back what :func:`get_rng_state` gave.
+
+    Raises:
+        ValueError: if ``state`` is not of that form; nothing is changed then.
+    """
+    if not isinstance(state, dict) or set(state) != {"generator", "key"}:
+        raise ValueError("expected the dict get_rng_state() returns, with the entries 'generator' and 'key'")
+    key = np.asarray(state["key"])
+    if key.dtype != np.uint32 or key.ndim != 1:
+        raise ValueError(f"the 'key' of a random state is a uint32 vector, got {key.dtype} of shape {key.shape}")
+    if frame.current() is not None:
+        raise errors.CompiledCallError(f"set_rng_state was called inside a transform{errors.where()}: call it outside.")
+    default_generator.set_state(np.asarray(state["generator"]))
+    key_stream._store(jnp.asarray(key))
+
+
+def split(key: jax.Array, num: int) -> jax.Array:
+    """``num`` keys from one."""
+    return jax.random.split(key, num)
+
+
+def next_rng_key() -> jax.Array:
+    """A key nobody else gets, from the stream in force (Haiku's ``next_rng_key``).
+
+    Raises:
+        MissingRngError: inside a pure function that was given ``rng=None``.
+        RngInTransformError: under a plain jax transform, where every row, step or call would share it.
+    """
+    return next_rng_keys(1)[0]
+
+
+def next_rng_keys(num: int) -> jax.Array:
+    """``num`` keys stacked along axis 0; see :func:`next_rng_key`."""
+    frame.check_draw()
+    key = frame.get(key_stream)
+    if key is NO_RNG:
+        raise errors.MissingRngError(
+            f"a random key is needed{errors.where()}, but init or apply was given rng=None: pass a key or an int seed."
+        )
+    keys = []
+    for _ in range(num):  # one split a key, as Haiku's sequence
+        key, new = jax.random.split(key)
+        keys.append(new)
+    frame.set(key_stream, key)
+    return jnp.stack(keys) if num != 1 else keys[0][None]
+
+
+def host_stream() -> bool:
+    """Whether draws here come from the host generator: outside every trace and every pure function."""
+    inner = frame.current()
+    while inner is not None:
+        if inner.closed or key_stream in inner.values:
+            return False
+        inner = inner.parent
+    frame.check_draw()
+    return True
+
+
+def draw(
+    host: Callable[[Generator], np.ndarray], device: Callable[[jax.Array], jax.Array], shape: Any, dtype: Any
+) -> jax.Array:
+    """An array from the stream in force: ``host(generator)`` outside every trace, else ``device(key)``.
+
+    While a pure function builds modules during ``apply`` the values are about to be replaced by ``params``; zeros stand in.
+    """
+    if host_stream():
+        return jnp.asarray(host(default_generator), dtype=dtype)
+    if binding():
+        return jnp.zeros(shape, dtype)
+    return device(next_rng_key()).astype(dtype)
+
+
+def binding() -> bool:
+    """Whether a pure ``apply`` is building modules here, whose values come from its arguments."""
+    from objnet.core import scope
+
+    inner = frame.current()
+    while inner is not None:
+        if getattr(inner, "applies", False):
+            return scope.building()
+        inner = inner.parent
+    return False
+
+
+class PRNGSequence(Iterator[jax.Array]):
+    """An endless iterator of jax keys (Haiku's ``PRNGSequence``).
+
+    Args:
+        key_or_seed: an int seed, a legacy uint32 key or a typed key.
+
+    Raises:
+        ValueError: for anything else.
+    """
+
+    def __init__(self, key_or_seed: Any):
+        self._key = as_key(key_or_seed)
+
+    @property
+    def internal_state(self) -> jax.Array:
+        """The key the next ones will be split from."""
+        return self._key
+
+    def replace_internal_state(self, key: Any) -> None:
+        """Continue from ``key``."""
+        self._key = as_key(key)
+
+    def __next__(self) -> jax.Array:
+        self._key, new = jax.random.split(self._key)
+        return new
+
+    next = __next__
+
+    def take(self, num: int) -> tuple[jax.Array, ...]:
+        """The next ``num`` keys."""
+        return tuple(next(self) for _ in range(num))
+
+
+def as_key(value: Any) -> jax.Array:
+    """``value`` as a jax key: an int (or 0-d integer array) seeds one, a key is taken as it is.
+
+    Raises:
+        ValueError: if ``value`` is neither.
+    """
+    if isinstance(value, bool):
+        raise ValueError(f"expected a key or an int seed, got {value!r}")
+    if isinstance(value, int):
+        return jax.random.PRNGKey(value)
+    if isinstance(value, (np.ndarray, np.generic, jax.Array)):
+        if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+            if value.shape == ():
+                return value
+        elif value.ndim == 0 and jnp.issubdtype(value.dtype, jnp.integer):
+            return jax.random.PRNGKey(value)
+        elif value.ndim == 1 and value.dtype == jnp.uint32:
+            return jnp.asarray(value)
+    kind = f"an array of shape {value.shape} and dtype {value.dtype}" if hasattr(value, "shape") else f"{value!r}"
+    raise ValueError(f"expected a key (jax.random.key(0)) or an int seed, got {kind}")

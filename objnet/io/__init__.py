@@ -1,0 +1,14 @@
+"""Saving and loading: state dicts and training states (``save``, ``load``), and the safetensors files they go to."""
+
+from __future__ import annotations
+
+from objnet.io.atomic import atomic_write as atomic_write
+from objnet.io.checkpoint import load as load
+from objnet.io.checkpoint import save as save
+from objnet.io.header import SafetensorError as SafetensorError
+from objnet.io.header import TorchFileError as TorchFileError
+from objnet.io.safetensors import SafetensorFile as SafetensorFile
+from objnet.io.safetensors import load_file as load_file
+from objnet.io.safetensors import open_file as open_file
+from objnet.io.safetensors import read_header as read_header
+from objnet.io.safetensors import save_file as save_file

@@ -1,0 +1,285 @@
+"""How a Module keeps its attributes: parameters, buffers, submodules, arrays that are state, and plain Python values."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+from objnet.core import epoch, errors, frame, scope
+from objnet.core.variable import Buffer, Parameter, Variable, path_of
+
+_PLAIN = (bool, int, float, complex, str, bytes, type(None))
+_NUMBERS = (int, float, complex)
+_MISSING = object()
+
+
+def is_state(value: Any) -> bool:
+    """Whether an attribute of this value is threaded state: a jax array, or a pytree that holds one."""
+    if isinstance(value, jax.Array):
+        return True
+    if isinstance(value, _PLAIN) or jax.tree_util.all_leaves([value]):
+        return False
+    return any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(value))
+
+
+class Attributes:
+    """Attribute storage and registration, torch's way, over the dicts ``_parameters``, ``_buffers``, ``_modules``.
+
+    ``_arrays`` holds what torch keeps as plain tensor attributes: state that is in no state dict.
+    """
+
+    __slots__ = ("__weakref__", "_home")
+
+    _parameters: dict[str, Parameter | None]
+    _buffers: dict[str, Buffer | None]
+    _arrays: dict[str, Variable]
+    _modules: dict[str, Any]
+    _non_persistent_buffers_set: set[str]
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    def __getattr__(self, name: str) -> Any:
+        attributes = self.__dict__
+        if "_parameters" in attributes:
+            if name in attributes["_parameters"]:
+                parameter = attributes["_parameters"][name]
+                return parameter._read() if parameter is not None and scope.in_forward() else parameter
+            if name in attributes["_buffers"]:
+                buffer = attributes["_buffers"][name]
+                return None if buffer is None else buffer._read()
+            if name in attributes["_modules"]:
+                return attributes["_modules"][name]
+            if name in attributes["_arrays"]:
+                return attributes["_arrays"][name]._read()
+        raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
+
+    def __dir__(self) -> Iterable[str]:
+        names = set(super().__dir__())
+        for kind in ("_parameters", "_buffers", "_modules", "_arrays"):
+            names.update(self.__dict__.get(kind, ()))
+        return sorted(n for n in names if not n[:1].isdigit())
+
+    # -- writing -------------------------------------------------------------------------------------------------------
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        attributes = self.__dict__
+        if isinstance(value, Parameter):
+            self._must_be_initialised("parameters")
+            self._forget(name, keep="_parameters")
+            self.register_parameter(name, value)
+        elif isinstance(value, Attributes):
+            self._must_be_initialised("module")
+            self._forget(name, keep="_modules")
+            self._link("_modules", name, value)
+        elif name in attributes.get("_parameters", ()):
+            if value is not None:
+                raise errors.ParameterAssignmentError(
+                    f"cannot assign '{type(value).__name__}' as parameter '{name}' of {self._where()} (torch.nn.Parameter or "
+                    f"None expected){errors.where()}: write self.{name} = nn.Parameter(value) to replace the parameter, or "
+                    f"self._parameters['{name}'].data = value to give it a new value."
+                )
+            self.register_parameter(name, None)
+        elif name in attributes.get("_modules", ()):
+            if value is not None:
+                raise TypeError(f"cannot assign '{type(value).__name__}' as child module '{name}' (torch.nn.Module or None expected)")
+            self._link("_modules", name, None)
+        elif isinstance(value, Buffer):
+            self._must_be_initialised("buffers")
+            self._forget(name, keep="_buffers")
+            self.register_buffer(name, value, value.persistent)
+        elif name in attributes.get("_buffers", ()):
+            self._assign_buffer(name, value)
+        elif isinstance(value, Variable) or isinstance(value, _PLAIN):
+            self._assign_plain(name, value)
+        elif is_state(value):
+            self._assign_array(name, value)
+        else:
+            self._refuse_hidden_modules(name, value)
+            self._assign_plain(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        if name in self.__dict__:
+            self._note(name, self.__dict__[name], _MISSING)
+            object.__delattr__(self, name)
+            return
+        for kind in ("_parameters", "_buffers", "_modules", "_arrays"):
+            if name in self.__dict__.get(kind, ()):
+                self._link(kind, name, _MISSING)
+                self._non_persistent_buffers_set.discard(name)
+                return
+        raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
+
+    def _assign_buffer(self, name: str, value: Any) -> None:
+        if value is not None and not isinstance(value, (jax.Array, np.ndarray, np.generic)) and not is_state(value):
+            raise TypeError(
+                f"cannot assign '{type(value).__name__}' object to buffer '{name}' (torch.nn.Buffer, torch.Tensor or None expected)"
+            )
+        buffer = self._buffers[name]
+        if value is None:
+            self._link("_buffers", name, None)
+        elif buffer is None:
+            self._link("_buffers", name, Buffer(value, persistent=name not in self._non_persistent_buffers_set))
+        else:
+            buffer._set(value)
+
+    def _assign_array(self, name: str, value: Any) -> None:
+        self._must_be_initialised("array")
+        self._refuse_hidden_modules(name, value)
+        variable = self._arrays.get(name)
+        if variable is None:
+            self._forget(name, keep="_arrays")
+            self._link("_arrays", name, Variable(value))
+            return
+        if variable._peek() is None:
+            epoch.advance()
+        variable._set(value)
+
+    def _assign_plain(self, name: str, value: Any) -> None:
+        array = self.__dict__.get("_arrays", {}).get(name)
+        if array is not None and value is None:
+            if array._peek() is not None:
+                epoch.advance()
+            array._set(None)  # kept as a cell, so that state reset and set again is the same state
+            return
+        self._forget(name, keep=None)
+        old = self.__dict__.get(name, _MISSING)
+        if type(old) is type(value) and isinstance(value, _PLAIN) and old == value:
+            return
+        self._note(name, old, value)
+        object.__setattr__(self, name, value)
+
+    def _forget(self, name: str, keep: str | None) -> None:
+        """Drop ``name`` from every other place it may stand in."""
+        attributes = self.__dict__
+        if keep is not None and name in attributes:
+            self._note(name, attributes[name], _MISSING)
+            object.__delattr__(self, name)
+        for kind in ("_parameters", "_buffers", "_modules", "_arrays"):
+            if kind != keep and name in attributes.get(kind, ()):
+                self._link(kind, name, _MISSING)
+        if keep != "_buffers":
+            attributes.get("_non_persistent_buffers_set", set()).discard(name)
+
+    def _link(self, kind: str, name: str, value: Any) -> None:
+        """Put ``value`` under ``name`` in one of the registries (or take it out), in a way a failed trace can undo."""
+        registry = self.__dict__[kind]
+        old = registry.get(name, _MISSING)
+        if old is value:
+            return
+        inner = frame.current()
+        if inner is not None:
+            inner.note_link(self, kind, name, old, value)
+            inner.undo.append(lambda: _restore(registry, name, old))
+        _restore(registry, name, value)
+        if isinstance(value, (Variable, Attributes)) and (value._home is None or value._home[0]() is None):
+            value._home = (weakref.ref(self), name)
+        epoch.advance()
+
+    def _note(self, name: str, old: Any, new: Any) -> None:
+        """Tell the frames of a plain attribute about to change."""
+        inner = frame.current()
+        if inner is not None:
+            attributes = self.__dict__
+            inner.note_attribute(self, name, old, new)
+            inner.undo.append(lambda: _restore(attributes, name, old))
+        epoch.advance()
+
+    def _must_be_initialised(self, what: str) -> None:
+        if "_parameters" not in self.__dict__:
+            raise AttributeError(f"cannot assign {what} before Module.__init__() call")
+
+    def _refuse_hidden_modules(self, name: str, value: Any) -> None:
+        items = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple, set)) else ()
+        for item in items:
+            if isinstance(item, Attributes):
+                wrapper = "nn.ModuleDict" if isinstance(value, dict) else "nn.ModuleList"
+                raise errors.UnregisteredModulesError(
+                    f"self.{name} = {type(value).__name__} of modules in {self._where()}{errors.where()}: their parameters would "
+                    f"be in no parameters(), state_dict() or optimizer. Write self.{name} = {wrapper}(...), or "
+                    f"object.__setattr__(self, {name!r}, ...) to keep them unregistered on purpose."
+                )
+
+    def _where(self) -> str:
+        path = path_of(self)
+        return f"{path} ({type(self).__name__})" if path else type(self).__name__
+
+    # -- registering ---------------------------------------------------------------------------------------------------
+
+    def register_parameter(self, name: str, param: Parameter | None) -> None:
+        """Add a parameter under ``name``; None reserves the name.
+
+        Raises:
+            AttributeError, TypeError, KeyError: as torch, for a module not initialised, a bad name or a wrong type.
+        """
+        if "_parameters" not in self.__dict__:
+            raise AttributeError("cannot assign parameter before Module.__init__() call")
+        self._check_name("parameter", name, "_parameters")
+        if param is not None and not isinstance(param, Parameter):
+            raise TypeError(f"cannot assign '{_typename(param)}' object to parameter '{name}' (torch.nn.Parameter or None required)")
+        self._link("_parameters", name, param)
+
+    def register_buffer(self, name: str, tensor: Any, persistent: bool = True) -> None:
+        """Add a buffer: a jax or numpy array of any shape, a :class:`Buffer`, or None to reserve the name.
+
+        Raises:
+            AttributeError, TypeError, KeyError: as torch.
+        """
+        if "_buffers" not in self.__dict__:
+            raise AttributeError("cannot assign buffer before Module.__init__() call")
+        self._check_name("buffer", name, "_buffers")
+        if isinstance(tensor, Parameter):
+            tensor = tensor._read()
+        if tensor is not None and not isinstance(tensor, (jax.Array, np.ndarray, np.generic, Buffer)):
+            raise TypeError(f"cannot assign '{_typename(tensor)}' object to buffer '{name}' (torch Tensor or None required)")
+        if tensor is not None and not isinstance(tensor, Buffer):
+            tensor = Buffer(tensor, persistent=persistent)
+        self._link("_buffers", name, tensor)
+        if persistent:
+            self._non_persistent_buffers_set.discard(name)
+        else:
+            self._non_persistent_buffers_set.add(name)
+
+    def register_module(self, name: str, module: Any) -> None:
+        """Alias of :meth:`add_module`."""
+        self.add_module(name, module)
+
+    def add_module(self, name: str, module: Any) -> None:
+        """Add a child module under ``name``; None reserves the name.
+
+        Raises:
+            TypeError, KeyError: as torch.
+        """
+        if not isinstance(module, Attributes) and module is not None:
+            raise TypeError(f"{_typename(module)} is not a Module subclass")
+        self._check_name("module", name, "_modules")
+        self._link("_modules", name, module)
+
+    def _check_name(self, what: str, name: Any, registry: str) -> None:
+        if not isinstance(name, str):
+            raise TypeError(f"{what} name should be a string. Got {_typename(name)}")
+        if hasattr(self, name) and name not in self.__dict__[registry]:
+            raise KeyError(f"attribute '{name}' already exists")
+        if "." in name:
+            raise KeyError(f'{what} name can\'t contain ".", got: {name}')
+        if name == "":
+            raise KeyError(f'{what} name can\'t be empty string ""')
+
+
+def _restore(registry: dict[str, Any], name: str, value: Any) -> None:
+    if value is _MISSING:
+        registry.pop(name, None)
+    else:
+        registry[name] = value
+
+
+def _typename(value: Any) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+
+
+def is_number(value: Any) -> bool:
+    """Whether a plain attribute of this value counts something: changing it inside a compiled function is refused."""
+    return isinstance(value, _NUMBERS) and not isinstance(value, bool)

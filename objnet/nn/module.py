@@ -1,0 +1,357 @@
+"""``Module``, the base class of every layer and model: torch's protocol over objnet's Variables."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+from objnet.core import frame, scope
+from objnet.core.variable import Parameter
+from objnet.nn.attributes import Attributes
+from objnet.nn.hooks import HOOKS, Hooks, install_backward_error, new_hooks
+from objnet.nn.serialization import Serialization
+from objnet.nn.traversal import Traversal
+
+_M = TypeVar("_M", bound="Module")
+
+
+def _scoped(method: Callable[..., Any], kind: str) -> Callable[..., Any]:
+    """``method`` running in a scope of ``kind``, so that a direct call reads parameters as a call of the module does."""
+
+    @functools.wraps(method)
+    def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+        here = scope.current()
+        if here is not None and here.kind is kind and here.module is self:
+            return method(self, *args, **kwargs)
+        reset = scope.enter(kind, self)
+        try:
+            return method(self, *args, **kwargs)
+        finally:
+            scope.reset(reset)
+
+    run._objnet_scoped = True  # type: ignore[attr-defined]
+    return run
+
+
+class Module(Attributes, Traversal, Serialization, Hooks):
+    """Base class of all modules (torch's ``nn.Module``).
+
+    Assigning a Parameter, Buffer or Module to an attribute registers it; assigning a jax array (or a tuple, list or dict of
+    them) makes it state that every objnet transform threads. While ``forward`` runs, ``self.weight`` is a ``jax.Array``;
+    elsewhere it is the :class:`Parameter`.
+    """
+
+    training: bool
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name, kind in (("forward", scope.FORWARD), ("__init__", scope.BUILD)):
+            method = cls.__dict__.get(name)
+            if callable(method) and not getattr(method, "_objnet_scoped", False):
+                setattr(cls, name, _scoped(method, kind))
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if args or kwargs:
+            given = f"{len(args)} positional arguments" if args else f"keyword argument '{next(iter(kwargs))}'"
+            raise TypeError(f"{type(self).__name__}.__init__() got unexpected {given}: nn.Module takes none")
+        self._home = None
+        self.__dict__.update(
+            training=True,
+            _parameters={},
+            _buffers={},
+            _non_persistent_buffers_set=set(),
+            _arrays={},
+            _modules={},
+            **new_hooks(),
+        )
+        install_backward_error()
+        inner = frame.current()
+        if inner is not None:
+            inner.adopt(self)
+
+    # -- running -------------------------------------------------------------------------------------------------------
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The computation of this module; every subclass defines it."""
+        raise NotImplementedError(f'Module [{type(self).__name__}] is missing the required "forward" function')
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if "_modules" not in self.__dict__:
+            raise AttributeError(f"{type(self).__name__} was called before super().__init__() ran: make it __init__'s first line")
+        reset = scope.enter(scope.FORWARD, self)
+        try:
+            if self._forward_hooks or self._forward_pre_hooks:
+                return self._call_with_hooks(args, kwargs)
+            return self.forward(*args, **kwargs)
+        except Exception as error:
+            _note_path(error, self)
+            raise
+        finally:
+            scope.reset(reset)
+
+    def __jax_array__(self) -> jax.Array:
+        raise TypeError(
+            f"a {type(self).__name__} module was handed to jax as if it were an array: pass its arrays (objnet.transform gives "
+            "params), or use objnet's transforms, which take modules."
+        )
+
+    # -- modes and gradients -------------------------------------------------------------------------------------------
+
+    def train(self: _M, mode: bool = True) -> _M:
+        """Set ``training`` on this module and every descendant; returns it.
+
+        Raises:
+            ValueError: if ``mode`` is no bool, as torch.
+        """
+        if not isinstance(mode, bool):
+            raise ValueError("training mode is expected to be boolean")
+        self.training = mode
+        for module in self.children():
+            module.train(mode)
+        return self
+
+    def eval(self: _M) -> _M:
+        """``train(False)``."""
+        return self.train(False)
+
+    def requires_grad_(self: _M, requires_grad: bool = True) -> _M:
+        """Set ``requires_grad`` on every parameter; returns the module."""
+        for parameter in self.parameters():
+            parameter.requires_grad_(requires_grad)
+        return self
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear every ``p.grad`` (or fill it with zeros)."""
+        for parameter in self.parameters():
+            zero_grad(parameter, set_to_none)
+
+    # -- dtypes and devices --------------------------------------------------------------------------------------------
+
+    def _apply(self: _M, fn: Callable[[jax.Array], jax.Array], recurse: bool = True) -> _M:
+        """Replace every parameter, gradient, buffer and array attribute ``a`` by ``fn(a)``."""
+        seen: set[int] = set()
+        for module in self.modules() if recurse else [self]:
+            cells = (*module._parameters.values(), *module._buffers.values(), *module._arrays.values())
+            for cell in cells:
+                if cell is None or id(cell) in seen or cell._peek() is None:
+                    continue
+                seen.add(id(cell))
+                cell._set(jax.tree.map(fn, cell._read()))
+                if isinstance(cell, Parameter) and isinstance(cell._grad._peek(), jax.Array):
+                    cell.grad = fn(cell.grad)  # type: ignore[arg-type]
+        return self
+
+    def to(self: _M, *args: Any, **kwargs: Any) -> _M:
+        """Move and cast parameters and buffers: ``to(device)``, ``to(dtype)``, ``to(device, dtype)`` or ``to(array)``.
+
+        A dtype casts floating (and complex) entries only. Devices are jax devices, shardings, or ``"cpu"``, ``"gpu"``,
+        ``"cuda:1"``, ``"tpu"``.
+
+        Raises:
+            TypeError: for a dtype that is neither floating nor complex, as torch. RuntimeError: no such device, or float64
+            without x64.
+        """
+        device, dtype = _parse_to(args, dict(kwargs))
+
+        def move(array: jax.Array) -> jax.Array:
+            if dtype is not None and jnp.issubdtype(array.dtype, jnp.inexact):
+                array = array.astype(dtype)
+            return array if device is None else jax.device_put(array, device)
+
+        return self._apply(move)
+
+    def _cast(self: _M, dtype: Any) -> _M:
+        return self._apply(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a)
+
+    def float(self: _M) -> _M:
+        """Floating parameters and buffers to float32."""
+        return self._cast(jnp.float32)
+
+    def half(self: _M) -> _M:
+        """Floating parameters and buffers to float16."""
+        return self._cast(jnp.float16)
+
+    def bfloat16(self: _M) -> _M:
+        """Floating parameters and buffers to bfloat16."""
+        return self._cast(jnp.bfloat16)
+
+    def double(self: _M) -> _M:
+        """Floating parameters and buffers to float64; needs jax's x64 mode."""
+        return self._cast(_check_dtype(jnp.dtype("float64")))
+
+    def type(self: _M, dst_type: Any) -> _M:
+        """Every parameter and buffer to ``dst_type``."""
+        dtype = _check_dtype(jnp.dtype(dst_type))
+        return self._apply(lambda a: a.astype(dtype))
+
+    def cpu(self: _M) -> _M:
+        """Everything to the first CPU device."""
+        return self.to("cpu")
+
+    def cuda(self: _M, device: Any = None) -> _M:
+        """Everything to a GPU."""
+        return self.to("cuda" if device is None else f"cuda:{device}" if isinstance(device, int) else device)
+
+    # -- for objnet's transforms ---------------------------------------------------------------------------------------
+
+    def __objnet_capture__(self, visit: Callable[[Any], Any]) -> Any:
+        """This module's static facts, hashable, and a visit to everything it holds (see ``core.capture``)."""
+        plain = {k: v for k, v in self.__dict__.items() if k not in _REGISTRIES and not k.startswith("_objnet")}
+        plain.update((k, None) for k, v in self._arrays.items() if v._peek() is None)
+        return (
+            tuple((k, visit(plain[k])) for k in sorted(plain)),
+            tuple((k, visit(p)) for k, p in self._parameters.items()),
+            tuple((k, k in self._non_persistent_buffers_set, visit(b)) for k, b in self._buffers.items()),
+            tuple((k, visit(v)) for k, v in self._arrays.items() if v._peek() is not None),
+            tuple((k, visit(m)) for k, m in self._modules.items()),
+            tuple(visit(hook) for kind in ("_forward_pre_hooks", "_forward_hooks") for hook in self.__dict__[kind].values()),
+        )
+
+    # -- printing and copying ------------------------------------------------------------------------------------------
+
+    def _get_name(self) -> str:
+        return self.__class__.__name__
+
+    def extra_repr(self) -> str:
+        """What ``repr`` shows between the parentheses; override it."""
+        return ""
+
+    def __repr__(self) -> str:
+        extra = self.extra_repr()
+        lines = extra.split("\n") if extra else []
+        children = [f"({name}): {_indent(repr(module))}" for name, module in self._modules.items()]
+        if not children:
+            return f"{self._get_name()}({extra})" if len(lines) <= 1 else _block(self._get_name(), lines)
+        return _block(self._get_name(), lines + children)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(self.__dict__)
+        for kind in list(state):
+            if kind.startswith("_objnet"):
+                del state[kind]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._home = None
+        self.__dict__.update({"_arrays": {}, **new_hooks(), **state})
+        for kind in ("_parameters", "_buffers", "_modules", "_arrays"):
+            registry = self.__dict__[kind]
+            self.__dict__[kind] = {}
+            for name, value in registry.items():
+                self._link(kind, name, value)
+        inner = frame.current()
+        if inner is not None:
+            inner.adopt(self)
+
+
+_REGISTRIES = frozenset(
+    {"_parameters", "_buffers", "_non_persistent_buffers_set", "_arrays", "_modules", *HOOKS}
+)
+
+
+def zero_grad(parameter: Parameter, set_to_none: bool) -> None:
+    """Clear one gradient, without reading one that was dropped."""
+    if set_to_none or parameter._grad._peek() is None:
+        parameter.grad = None
+    else:
+        parameter.grad = jnp.zeros(parameter.shape, parameter.dtype)
+
+
+def _block(name: str, lines: list[str]) -> str:
+    return f"{name}(\n  " + "\n  ".join(lines) + "\n)"
+
+
+def _indent(text: str) -> str:
+    return text.replace("\n", "\n  ")
+
+
+def _note_path(error: Exception, module: Module) -> None:
+    """Add to an exception from a forward the path of the innermost module it left, once."""
+    if getattr(error, "_objnet_noted", False):
+        return
+    try:
+        error._objnet_noted = True  # type: ignore[attr-defined]
+    except AttributeError:
+        return
+    stack = []
+    here = scope.current()
+    while here is not None:
+        if here.kind is scope.FORWARD and (not stack or stack[-1] is not here.module):
+            stack.append(here.module)
+        here = here.outer
+    stack.reverse()
+    path = _path(stack)
+    head = repr(module).split("\n")[0]
+    summary = head if head.endswith(")") else f"{type(module).__name__}(...)"
+    error.add_note(f"in {path} ({summary})" if path else f"in {summary}")
+
+
+def _path(stack: list[Module]) -> str:
+    """Dotted path from the outermost running module to the innermost, as far as one holds the next."""
+    parts: list[str] = []
+    for outer, inner in zip(stack, stack[1:], strict=False):
+        for name, module in outer.named_modules():
+            if module is inner:
+                if name:
+                    parts.append(name)
+                break
+        else:
+            parts = []  # called without being held: the path starts anew
+    return ".".join(parts)
+
+
+def _check_dtype(dtype: Any) -> Any:
+    if jax.dtypes.canonicalize_dtype(dtype) != dtype:
+        raise RuntimeError(f"{dtype} needs jax's 64-bit mode: jax.config.update('jax_enable_x64', True) at the program's start")
+    return dtype
+
+
+def _parse_to(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    device, dtype = kwargs.pop("device", None), kwargs.pop("dtype", None)
+    for name in ("non_blocking", "copy", "memory_format"):
+        kwargs.pop(name, None)
+    if kwargs:
+        raise TypeError(f"to() received an invalid keyword argument: {next(iter(kwargs))!r}")
+    for arg in args:
+        if isinstance(arg, bool) or arg is None:
+            continue
+        if isinstance(arg, (str, jax.Device, jax.sharding.Sharding)) and not _names_dtype(arg):
+            device = arg
+        elif isinstance(arg, jax.Array) or hasattr(arg, "_read"):
+            dtype, device = arg.dtype, jax.tree.leaves(arg)[0].sharding
+        else:
+            dtype = arg
+    if dtype is not None:
+        try:
+            dtype = jnp.dtype(dtype)
+        except TypeError:
+            raise TypeError(f"to() takes a device, a dtype or an array, got {dtype!r}") from None
+        if not jnp.issubdtype(dtype, jnp.inexact):
+            raise TypeError(f"nn.Module.to only accepts floating point or complex dtypes, but got desired dtype={dtype}")
+        dtype = _check_dtype(dtype)
+    return _device(device), dtype
+
+
+def _names_dtype(arg: Any) -> bool:
+    if not isinstance(arg, str):
+        return False
+    try:
+        jnp.dtype(arg)
+    except TypeError:
+        return False
+    return True
+
+
+def _device(device: Any) -> Any:
+    if not isinstance(device, str):
+        return device
+    platform, _, index = device.partition(":")
+    platform = {"cuda": "gpu"}.get(platform, platform)
+    try:
+        return jax.devices(platform)[int(index or 0)]
+    except (RuntimeError, IndexError, ValueError) as error:
+        raise RuntimeError(f"there is no device {device!r} here; jax.devices() gives {jax.devices()}") from error
