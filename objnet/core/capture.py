@@ -17,6 +17,7 @@ import types
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
+from operator import attrgetter, itemgetter
 from typing import Any
 
 import jax
@@ -33,6 +34,7 @@ MAX_NODES = 200_000
 MAX_ITEMS = 4096  # longer containers are data: known by identity and length
 MAX_BYTES = 1 << 20  # larger numpy arrays are compared by a sample
 _EMPTY = object()
+_CONTENTS = attrgetter("cell_contents")
 
 
 class Identity:
@@ -281,25 +283,34 @@ def fingerprint(array: np.ndarray) -> bytes:
 class Watch:
     """Tells cheaply whether anything a :class:`Capture` met has changed since.
 
-    It compares identities, and forgets itself when an object it would otherwise keep alive is gone: ``valid`` is False from
-    then on.
+    It compares identities, grouped so that each group is one pass in C, and forgets everything when an object it would
+    otherwise keep alive is gone: it is not valid from then on.
     """
 
     def __init__(self, capture: Capture):
-        self._epoch = epoch.current()
+        self._epoch: int | None = epoch.current()
+        self.on_end: Callable[[], None] | None = None
         self._alive: list[Any] = []
         self._refs: list[Any] = []
-        self._dead = False
-        self._names = [(space.get, name, self._id(value)) for space, name, value in capture.names]
-        self._cells = [(cell, self._id(_contents(cell))) for cell in capture.cells]
-        self._containers = [(self.hold(c), _items(c), [self._id(i) for i in _items(c)()]) for c in capture.containers]
+        spaces: dict[int, tuple[Any, dict[str, Any]]] = {}
+        for space, name, value in capture.names:
+            spaces.setdefault(id(space), (space, {}))[1][name] = value
+        self._names = [(itemgetter(*names, next(iter(names))), space, self._ids(names.values())) for space, names in spaces.values()]
+        for _, _, ids in self._names:
+            ids.append(ids[0])  # one name too many makes itemgetter give a tuple even for one
+        self._cells = list(capture.cells)
+        self._cell_ids = self._ids(map(_contents, capture.cells))
+        self._containers = [(_items(c), self._ids(_items(c)())) for c in capture.containers]
+        self._alive.extend(capture.containers)
+        self._arrays = [(self.hold(a), fingerprint(a)) for a in capture.arrays if a.flags.writeable]
         for instance in capture.instances:
             self.hold(instance)
-        self._arrays = [(self.hold(a), fingerprint(a)) for a in capture.arrays if a.flags.writeable]
 
-    def _id(self, value: Any) -> int:
-        self.hold(value)
-        return id(value)
+    def _ids(self, values: Iterable[Any]) -> list[int]:
+        values = list(values)
+        for value in values:
+            self.hold(value)
+        return [*map(id, values)]
 
     def hold(self, value: Any) -> Any:
         """Keep an identity meaningful: by a weak reference that reports its end, or else by keeping the value."""
@@ -311,21 +322,25 @@ class Watch:
             return lambda: value
 
     def _end(self, _: Any) -> None:
-        self._dead = True
+        self._epoch = None
         self._alive.clear()
-        self._names = self._cells = self._containers = self._arrays = []
+        self._names, self._cells, self._containers, self._arrays = [], [], [], []
+        if self.on_end is not None:
+            self.on_end()
 
     def valid(self) -> bool:
         """Whether nothing has changed."""
-        if self._dead or epoch._epoch != self._epoch:
+        if epoch._epoch != self._epoch:
             return False
-        for get, name, expected in self._names:
-            if id(get(name, _EMPTY)) != expected:
+        try:
+            for get, space, ids in self._names:
+                if [*map(id, get(space))] != ids:
+                    return False
+            if self._cells and [*map(id, map(_CONTENTS, self._cells))] != self._cell_ids:
                 return False
-        for cell, expected in self._cells:
-            if id(_contents(cell)) != expected:
-                return False
-        for _, items, ids in self._containers:
+        except (KeyError, ValueError):
+            return False  # a global was deleted, or an enclosing variable
+        for items, ids in self._containers:
             if [*map(id, items())] != ids:
                 return False
         for array, content in self._arrays:

@@ -76,6 +76,15 @@ class CompiledCallError(ObjnetError, RuntimeError):
     """A compiled function did something that cannot be repeated by its compiled program."""
 
 
+def leftover_backward() -> BackwardError:
+    """The error of a leftover ``loss.backward()``."""
+    return BackwardError(
+        f"loss.backward() was called on a jax array{where()}: arrays record no graph. Put the forward pass in a closure: "
+        "loss = objnet.backward(lambda: criterion(model(x), y)) fills p.grad, or "
+        "loss = optimizer.step(lambda: criterion(model(x), y)) does it all."
+    )
+
+
 def where() -> str:
     """`` (at file.py:12)`` for the innermost line that belongs neither to objnet nor to a library, or the empty string."""
     frame = sys._getframe(1)

@@ -117,8 +117,10 @@ class Frame:
         reset = _frame.set(self)
         try:
             yield self
-        except BaseException:
+        except BaseException as error:
             self.rollback()
+            if isinstance(error, AttributeError) and "attribute 'backward'" in str(error).replace("attribute backward", "attribute 'backward'"):
+                raise errors.leftover_backward() from error  # a tracer's own words say nothing of what to write
             raise
         finally:
             _frame.reset(reset)

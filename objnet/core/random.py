@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from objnet.core import rng
+from objnet.core import draws
 from objnet.core.arrays import as_array
 from objnet.core.generator import Generator
 
@@ -46,26 +46,16 @@ def _float_dtype(dtype: Any) -> Any:
     return dtype
 
 
-def _take(host: Any, device: Any, shape: Any, dtype: Any, generator: Generator | None) -> jax.Array:
-    if generator is not None:
-        return jnp.asarray(host(generator), dtype=dtype)
-    return rng.draw(host, device, shape, dtype)
-
-
 def rand(*size: Any, generator: Generator | None = None, dtype: Any = None) -> jax.Array:
     """Uniform on [0, 1): array of shape ``size`` (torch's ``rand``)."""
     shape, dtype = _shape(size), _float_dtype(dtype)
-    return _take(
-        lambda g: g.uniform(shape, 0.0, 1.0, dtype), lambda k: jax.random.uniform(k, shape, dtype), shape, dtype, generator
-    )
+    return draws.uniform(shape, 0.0, 1.0, dtype, generator)
 
 
 def randn(*size: Any, generator: Generator | None = None, dtype: Any = None) -> jax.Array:
     """Standard normal: array of shape ``size`` (torch's ``randn``)."""
     shape, dtype = _shape(size), _float_dtype(dtype)
-    return _take(
-        lambda g: g.normal(shape, 0.0, 1.0, dtype), lambda k: jax.random.normal(k, shape, dtype), shape, dtype, generator
-    )
+    return draws.normal(shape, 0.0, 1.0, dtype, generator)
 
 
 def rand_like(input: Any, *, dtype: Any = None) -> jax.Array:
@@ -91,7 +81,7 @@ def randint(low: int, high: Any = None, size: Any = None, *, generator: Any = No
     limits = jnp.iinfo(dtype) if jnp.issubdtype(dtype, jnp.integer) else None
     if limits is not None and (low < limits.min or high - 1 > limits.max):
         raise RuntimeError(f"randint bounds [{low}, {high}) do not fit {dtype}")
-    return _take(
+    return draws.draw(
         lambda g: g.integers(low, high, shape),
         lambda k: jax.random.randint(k, shape, low, high, dtype if limits is not None else jnp.int32).astype(dtype),
         shape,
@@ -111,7 +101,7 @@ def randperm(n: int, *, generator: Generator | None = None, dtype: Any = None) -
     if n < 0:
         raise RuntimeError(f"n must be non-negative, got {n}")
     dtype = jnp.dtype(dtype if dtype is not None else jax.dtypes.canonicalize_dtype(np.int64))
-    return _take(lambda g: g.permutation(n), lambda k: jax.random.permutation(k, n), (n,), dtype, generator)
+    return draws.draw(lambda g: g.permutation(n), lambda k: jax.random.permutation(k, n), (n,), dtype, generator)
 
 
 def normal(mean: Any = 0.0, std: Any = 1.0, size: Any = None, *, generator: Generator | None = None) -> jax.Array:
@@ -134,28 +124,12 @@ def fill(target: Any, kind: str, arguments: tuple[Any, ...], generator: Generato
     """Draw over the whole of ``target`` in place: the body of ``uniform_``, ``normal_`` and ``bernoulli_``."""
     shape, dtype = target.shape, target.dtype
     if kind == "uniform":
-        low, high = arguments
-        value = _take(
-            lambda g: g.uniform(shape, low, high, dtype),
-            lambda k: jax.random.uniform(k, shape, dtype, low, high),
-            shape,
-            dtype,
-            generator,
-        )
+        value = draws.uniform(shape, *arguments, dtype, generator)
     elif kind == "normal":
-        mean, std = arguments
-        if std < 0:
-            raise RuntimeError(f"normal expects std >= 0.0, but found std {std}")
-        value = _take(
-            lambda g: g.normal(shape, mean, std, dtype),
-            lambda k: jax.random.normal(k, shape, dtype) * jnp.asarray(std, dtype) + jnp.asarray(mean, dtype),
-            shape,
-            dtype,
-            generator,
-        )
+        value = draws.normal(shape, *arguments, dtype, generator)
     else:
         (p,) = arguments
-        value = _take(
+        value = draws.draw(
             lambda g: g.bernoulli(p, shape), lambda k: jax.random.bernoulli(k, p, shape), shape, dtype, generator
         )
     target._set(value)

@@ -153,10 +153,11 @@ def open_file(path: str | os.PathLike[str]) -> SafetensorFile:
         with open_file("model.safetensors") as file:
             first_rows = file.get("embed.weight")[:100]  # only those rows are read from disk
     """
-    with open(path, "rb") as file:
+    name = os.fsdecode(path)
+    with open(name, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
-    return SafetensorFile(data, os.fsdecode(path))
+    return SafetensorFile(data, name)
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:

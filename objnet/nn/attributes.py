@@ -103,7 +103,7 @@ class Attributes:
 
     def __delattr__(self, name: str) -> None:
         if name in self.__dict__:
-            self._note(name, self.__dict__[name], _MISSING)
+            self._note(name, self.__dict__[name], frame.UNSET)
             object.__delattr__(self, name)
             return
         for kind in ("_parameters", "_buffers", "_modules", "_arrays"):
@@ -156,8 +156,10 @@ class Attributes:
         """Drop ``name`` from every other place it may stand in."""
         attributes = self.__dict__
         if keep is not None and name in attributes:
-            self._note(name, attributes[name], _MISSING)
-            object.__delattr__(self, name)
+            old = attributes.pop(name)  # what takes its place is what frames hear of
+            inner = frame.current()
+            if inner is not None:
+                inner.undo.append(lambda: _restore(attributes, name, old))
         for kind in ("_parameters", "_buffers", "_modules", "_arrays"):
             if kind != keep and name in attributes.get(kind, ()):
                 self._link(kind, name, _MISSING)

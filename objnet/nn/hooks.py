@@ -7,7 +7,6 @@ import weakref
 from collections import OrderedDict
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from objnet.core import epoch, errors, frame, scope
@@ -139,11 +138,7 @@ class _LeftoverBackward:
     """What ``loss.backward`` finds on a jax array: still an AttributeError, but one that says what to write."""
 
     def __get__(self, array: Any, owner: Any = None) -> Any:
-        raise errors.BackwardError(
-            f"loss.backward() was called on a jax array{errors.where()}: arrays record no graph. Put the forward pass in a "
-            "closure: loss = objnet.backward(lambda: criterion(model(x), y)) fills p.grad, or "
-            "loss = optimizer.step(lambda: criterion(model(x), y)) does it all."
-        )
+        raise errors.leftover_backward()
 
 
 _installed = False
@@ -155,6 +150,6 @@ def install_backward_error() -> None:
     if _installed or frame.trace_state() != frame.CLEAN:
         return
     _installed = True
-    for kind in (type(jnp.zeros(())), jax.core.Tracer):
-        if "backward" not in vars(kind):
-            kind.backward = _LeftoverBackward()  # type: ignore[attr-defined]
+    kind = type(jnp.zeros(()))
+    if "backward" not in vars(kind):
+        kind.backward = _LeftoverBackward()  # type: ignore[attr-defined]

@@ -73,6 +73,8 @@ class ProgramFrame(frame.Frame):
                 "happen once, when the function is traced, and not at every call. Hold it as an array "
                 f"(self.{name} = jnp.asarray(...)), which is state and is threaded, or change it outside."
             )
+        if new is UNSET:
+            raise errors.CompiledCallError(f"{module._where()}.{name} was deleted inside a compiled function{errors.where()}: delete it outside.")
         first = self.attributes.get((id(module), name))
         self.attributes[id(module), name] = (module, name, old if first is None else first[2], new)
 
@@ -122,7 +124,7 @@ class Program:
 class Binding:
     """A program bound to the objects of one function: the lists a call gathers from and writes to."""
 
-    __slots__ = ("constants", "donated", "exposures", "grads", "kept", "objects", "out", "program", "watch")
+    __slots__ = ("__weakref__", "constants", "donated", "exposures", "grads", "kept", "objects", "out", "program", "watch")
 
     def __init__(self, program: Program, capture: Capture, lifted: Sequence[Variable], watch: Watch):
         layout = program.layout
@@ -135,29 +137,21 @@ class Binding:
         self.grads = any(isinstance(v, Gradient) for v in (*self.donated, *self.kept))
         self.objects = {i: weakref.ref(capture.objects[i]) for i, *_ in (*layout.created, *layout.attributes)}
         self.exposures = -1
+        me = weakref.ref(self)
+        watch.on_end = lambda: binding.clear() if (binding := me()) is not None else None
 
-
-class _Call:
-    """What a trace needs of the call in progress; jax may trace again for another shape at any call."""
-
-    __slots__ = ("binding", "compiled", "first", "rebuild")
-
-    def __init__(self, compiled: Compiled, binding: Binding, rebuild: Any, first: Any):
-        self.compiled = compiled
-        self.binding = binding
-        self.rebuild = rebuild
-        self.first = first
+    def clear(self) -> None:
+        """Let go of the Variables of a model that is gone."""
+        self.donated, self.kept, self.out, self.constants = [], [], [], []
 
 
 def _run_body(donated: list[Any], kept: list[Any], dynamic: tuple[Any, ...]) -> list[Any]:
     """The function under ``jax.jit``: replays the first trace, which came before the program, or traces another shape."""
-    call: _Call = _calling.call
-    if call.first is not None:
-        replay, call.first = call.first, None
-        return replay(jax.tree.leaves((donated, kept, dynamic)))
-    binding = call.binding
+    compiled, binding, rebuild, first = _calling.call  # jax may trace again, for another shape, at any call
+    if first:
+        return first.pop()(jax.tree.leaves((donated, kept, dynamic)))
     values = dict(zip((*binding.donated, *binding.kept), (*donated, *kept), strict=True))
-    found, result = call.compiled._trace(values, call.rebuild, dynamic)
+    found, result = compiled._trace(values, rebuild, dynamic)
     if found.differs(binding):
         raise _Relayout
     return [*(found.out[v] if v in found.out else values[v] for v in binding.out), *found.created_values, result]
@@ -260,7 +254,7 @@ class Compiled:
         binding = self._bindings.get(signature)
         try:
             if binding is not None and binding.watch.valid():
-                return self._run(binding, dynamic, rebuild, None)
+                return self._run(binding, dynamic, rebuild, ())
             binding, first = self._bind(signature, dynamic, rebuild)
             return self._run(binding, dynamic, rebuild, first)
         except _Relayout:
@@ -276,8 +270,7 @@ class Compiled:
         return self(*args, **kwargs)
 
     def _run(self, binding: Binding, dynamic: Any, rebuild: Any, first: Any) -> Any:
-        outer = frame.current()
-        if outer is not None or frame.trace_state() != frame.CLEAN:
+        if frame.current() is not None or not frame.trace_state() == frame.CLEAN:
             return self._run_inside(binding, dynamic, rebuild, first)
         program = binding.program
         layout = program.layout
@@ -292,7 +285,7 @@ class Compiled:
             donated, kept = [*map(_GET, binding.donated)], [*map(_GET, binding.kept)]
             if binding.grads:
                 _refuse_dropped((*binding.donated, *binding.kept))
-            calling["call"] = _Call(self, binding, rebuild, first)
+            calling["call"] = (self, binding, rebuild, first)
             function = program.plain if jax.config.jax_debug_nans else program.donating
             try:
                 # One C-level operation: the call of the jitted function, and every new value into its Variable.
@@ -325,7 +318,7 @@ class Compiled:
         donated, kept = [frame.get(v) for v in binding.donated], [frame.get(v) for v in binding.kept]
         calling = _calling.__dict__
         previous = calling.get("call")
-        calling["call"] = _Call(self, binding, rebuild, first)
+        calling["call"] = (self, binding, rebuild, first)
         try:
             out = binding.program.plain(donated, kept, dynamic)
         finally:
@@ -404,7 +397,7 @@ class Compiled:
         self._bindings.move_to_end(signature)
         if len(self._bindings) > MAX_BINDINGS:
             self._bindings.popitem(last=False)
-        return binding, first
+        return binding, [first] if first is not None else ()
 
     def _capture(self, statics: Any) -> tuple[Capture, Any]:
         """Walk what the function reaches; optimizers make their state first, so that one trace suffices."""

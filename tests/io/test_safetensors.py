@@ -376,6 +376,9 @@ def test_missing_files_and_folders(tmp_path):
             function(tmp_path / "missing.safetensors")
         with pytest.raises(IsADirectoryError):
             function(tmp_path)
+        with pytest.raises(TypeError):  # and no file handle of that number is closed
+            function(0)
+    os.fstat(0)
 
 
 @pytest.mark.parametrize("legacy", [False, True])

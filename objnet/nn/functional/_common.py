@@ -121,5 +121,4 @@ def reduced(values: jax.Array, reduction: str) -> jax.Array:
     """``values`` as they are, their mean or their sum, in their own dtype."""
     if reduction == "none":
         return values
-    # dtype= keeps narrow integers, which jnp.sum would widen
-    return jnp.mean(values) if reduction == "mean" else jnp.sum(values, dtype=values.dtype)
+    return jnp.mean(values) if reduction == "mean" else jnp.sum(values)

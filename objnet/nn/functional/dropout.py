@@ -2,7 +2,7 @@
 
 One key is drawn a call, none when there is nothing to decide: not training, ``p`` 0 or 1, an empty input.  jax generates
 random bits in words of 32, and a word is split: one element takes 8 bits where ``p`` is a multiple of 1/256 (0.5, 0.25),
-16 bits where the probability is then met to within 2**-17 and a thousandth of ``p`` and of ``1 - p``, else all 32.
+16 bits, which meet ``p`` to within 2**-17, where that is also within a thousandth of ``p`` and ``1 - p``, else all 32.
 Against ``jax.random.bernoulli``, jitted forward and backward on CPU at (8, 128, 1024): 16 bits 0.55, 8 bits 0.3.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from functools import partial
 from typing import Any
 
 import jax
@@ -135,8 +136,8 @@ def _dropped(
     if jnp.issubdtype(input.dtype, jnp.integer) or input.dtype == jnp.bool_:
         raise RuntimeError(f"{function} in training needs a floating point input, got {input.dtype}")
     require_floating(function, input)
-    shape = input.shape[:2] + (1,) * (input.ndim - 2) if features else input.shape
-    kept = _kept(next_rng_key(), shape, float(p))
+    kept = _kept(next_rng_key(), input.shape[:2] if features else input.shape, float(p))
+    kept = kept.reshape(*kept.shape, *[1] * (input.ndim - kept.ndim))
     if not alpha:
         return _masked(input, kept, 1 / (1 - p))
     # kept elements are scaled by a, all are shifted, so that standard normal inputs keep mean 0 and variance 1
@@ -147,8 +148,10 @@ def _dropped(
 
 def _kept(key: jax.Array, shape: tuple[int, ...], p: float) -> jax.Array:
     """Booleans, False with probability ``p``; see the module docstring for how exactly."""
-    tolerance = min(2**-17, p / 1024, (1 - p) / 1024)
-    bits = next(b for b in (8, 16, 32) if b == 32 or abs(round(p * 2**b) / 2**b - p) <= min(tolerance, 2.0 ** (b - 33)))
+    if (p * 2**8).is_integer():
+        bits = 8
+    else:
+        bits = 16 if abs(round(p * 2**16) / 2**16 - p) <= min(p, 1 - p) / 1024 else 32
     dtype = np.dtype(f"uint{bits}")
     threshold = dtype.type(min(round(p * 2**bits), 2**bits - 1))
     *lead, last = shape or (1,)
@@ -157,13 +160,13 @@ def _kept(key: jax.Array, shape: tuple[int, ...], p: float) -> jax.Array:
     return (pieces >= threshold).reshape(shape)
 
 
-@jax.custom_jvp
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _masked(x: jax.Array, kept: jax.Array, scale: float) -> jax.Array:
     """``x`` times ``scale`` or 0, where an infinite ``x`` gives NaN as in torch; the backward pass keeps only the mask."""
     return x * jnp.where(kept, scale, 0.0).astype(x.dtype)
 
 
 @_masked.defjvp
-def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[jax.Array, jax.Array]:
-    x, kept, scale = primals
-    return _masked(x, kept, scale), jnp.where(kept, tangents[0] * scale, 0.0).astype(x.dtype)
+def _masked_jvp(scale: float, primals: tuple[Any, Any], tangents: tuple[Any, Any]) -> tuple[jax.Array, jax.Array]:
+    x, kept = primals
+    return _masked(x, kept, scale), jnp.where(kept, tangents[0] * scale, 0.0)

@@ -6,6 +6,7 @@ NaN (for integers the lowest value of the dtype), never a neighbouring row; jax'
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from objnet.core.arrays import as_array
-from objnet.nn.functional._common import host, is_concrete, is_floating, setter, widen
+from objnet.nn.functional._common import host, is_concrete, is_floating, require_floating, setter, widen
 from objnet.nn.functional._norm import vector_norm
 
 __all__ = ["embedding", "one_hot"]
@@ -54,7 +55,7 @@ def embedding(
         raise NotImplementedError("embedding(sparse=True): jax has no sparse gradients, leave sparse=False")
     input, rows = as_array(input), as_array(weight)
     _check_lookup(input, rows)
-    if padding_idx is not None and not -rows.shape[0] <= padding_idx < rows.shape[0]:
+    if padding_idx is not None and not -rows.shape[0] <= operator.index(padding_idx) < rows.shape[0]:
         raise AssertionError(f"padding_idx must be within num_embeddings ({rows.shape[0]}), got {padding_idx}")
     if max_norm is not None:
         write = setter("embedding(max_norm=...): the weight", weight, "pass the Parameter, or use nn.Embedding")
@@ -63,7 +64,8 @@ def embedding(
     output = _rows(rows, input)
     if scale_grad_by_freq:
         counts = jnp.zeros(rows.shape[0], input.dtype).at[input].add(1, mode="drop", wrap_negative_indices=False)
-        output = _scaled_gradient(output, 1.0 / _rows(counts, input)[..., None].astype(rows.dtype))
+        shares = 1.0 / _rows(counts, input)[..., None].astype(jnp.float32)
+        output = _scaled_gradient(output, shares.astype(rows.dtype))
     if padding_idx is not None:
         padding = (input == padding_idx % rows.shape[0])[..., None]
         output = jnp.where(padding, lax.stop_gradient(output), output)
@@ -84,11 +86,14 @@ def renormalised(indices: jax.Array, weight: jax.Array, max_norm: float, norm_ty
     Raises:
         IndexError, RuntimeError: as :func:`embedding`.
     """
+    indices, weight = as_array(indices), as_array(weight)
     _check_lookup(indices, weight)
-    rows = widen(_rows(weight, indices))
+    require_floating("embedding(max_norm=...)", weight)
+    fixed = lax.stop_gradient(weight)
+    rows = widen(_rows(fixed, indices))
     norm = vector_norm(rows, norm_type, (rows.ndim - 1,))
     rows = jnp.where(norm > max_norm, rows * (max_norm / (norm + 1e-7)), rows).astype(weight.dtype)
-    return _in_place_of(weight, weight.at[indices].set(rows, mode="drop", wrap_negative_indices=False))
+    return _in_place_of(weight, fixed.at[indices].set(rows, mode="drop", wrap_negative_indices=False))
 
 
 def one_hot(tensor: jax.Array, num_classes: int = -1) -> jax.Array:
@@ -105,23 +110,23 @@ def one_hot(tensor: jax.Array, num_classes: int = -1) -> jax.Array:
         RuntimeError: a class below 0 or not below ``num_classes`` (in compiled code its row is the lowest integer
             instead), another dtype, or a ``num_classes`` that cannot be inferred.
     """
-    tensor = as_array(tensor)
+    tensor, num_classes = as_array(tensor), operator.index(num_classes)
     if tensor.dtype not in (jnp.int32, jnp.int64):
         raise RuntimeError(f"one_hot needs int32 or int64 classes, got {tensor.dtype}")
     if is_concrete(tensor) and tensor.size:
-        classes = host(tensor)
-        if classes.min() < 0:
-            raise RuntimeError(f"one_hot: classes must not be negative, got {classes.min()}")
+        low, high = int(host(tensor).min()), int(host(tensor).max())
+        if low < 0:
+            raise RuntimeError(f"one_hot: classes must not be negative, got {low}")
         if num_classes == -1:
-            num_classes = int(classes.max()) + 1
-        if classes.max() >= num_classes:
-            raise RuntimeError(f"one_hot: classes must be below num_classes={num_classes}, got {classes.max()}")
+            num_classes = high + 1
+        if high >= num_classes:
+            raise RuntimeError(f"one_hot: classes must be below num_classes={num_classes}, got {high}")
     elif num_classes < 1:
         raise RuntimeError("one_hot cannot infer num_classes from an empty array or in compiled code: pass num_classes")
     dtype = jax.dtypes.canonicalize_dtype(jnp.int64)
-    codes = (tensor[..., None] == jnp.arange(num_classes, dtype=tensor.dtype)).astype(dtype)
+    classes = lax.broadcasted_iota(tensor.dtype, (*tensor.shape, num_classes), tensor.ndim)
     exists = (tensor >= 0) & (tensor < num_classes)
-    return jnp.where(exists[..., None], codes, jnp.iinfo(dtype).min)
+    return jnp.where(exists[..., None], (tensor[..., None] == classes).astype(dtype), jnp.iinfo(dtype).min)
 
 
 def _check_lookup(indices: jax.Array, weight: jax.Array) -> None:

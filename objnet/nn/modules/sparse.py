@@ -1,0 +1,136 @@
+"""Embeddings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from objnet.core.variable import Parameter
+from objnet.nn import functional as F
+from objnet.nn import init
+from objnet.nn.module import Module
+from objnet.nn.modules._parameters import blank, place
+
+__all__ = ["Embedding"]
+
+
+class Embedding(Module):
+    """Rows of a table (torch's ``nn.Embedding``).
+
+    Input: int32 or int64 indices of any shape; output (*input.shape, embedding_dim). ``weight`` (num_embeddings,
+    embedding_dim) starts normal.
+
+    Args:
+        num_embeddings: number of rows.
+        embedding_dim: length of a row.
+        padding_idx: a row that starts zero and gets no gradient; negative counts from the end.
+        max_norm: rows looked up are first scaled down to this norm, in ``weight``. A pure function, whose parameters are
+            inputs only, refuses it.
+        norm_type: the p of that norm.
+        scale_grad_by_freq: divide a row's gradient by the number of times it was looked up.
+        sparse: not supported: gradients are dense.
+        device: where the parameters live, as in :meth:`Module.to`.
+        dtype: their dtype.
+
+    Raises:
+        AssertionError: ``padding_idx`` is no row, or ``_weight`` has another shape.
+        NotImplementedError: ``sparse=True``.
+    """
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        padding_idx: int | None = None,
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
+        scale_grad_by_freq: bool = False,
+        sparse: bool = False,
+        _weight: jax.Array | None = None,
+        _freeze: bool = False,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        if sparse:
+            raise NotImplementedError(
+                "Embedding(sparse=True) is not supported: jax has no sparse gradients. Leave it out; results are the same."
+            )
+        if padding_idx is not None:
+            if not -num_embeddings <= padding_idx < num_embeddings:
+                raise AssertionError(f"Padding_idx must be within num_embeddings ({num_embeddings}), got {padding_idx}")
+            padding_idx %= num_embeddings
+        self.num_embeddings = num_embeddings
+        self.embedding_dim = embedding_dim
+        self.padding_idx = padding_idx
+        self.max_norm = max_norm
+        self.norm_type = norm_type
+        self.scale_grad_by_freq = scale_grad_by_freq
+        if _weight is None:
+            self.weight = blank(num_embeddings, embedding_dim, dtype=dtype, requires_grad=not _freeze)
+            self.reset_parameters()
+            place(self, device)
+        else:
+            if tuple(_weight.shape) != (num_embeddings, embedding_dim):
+                raise AssertionError(
+                    f"Shape of weight does not match num_embeddings and embedding_dim: {tuple(_weight.shape)}, expected "
+                    f"{(num_embeddings, embedding_dim)}"
+                )
+            self.weight = Parameter(_weight, requires_grad=not _freeze)
+        self.sparse = sparse
+
+    def reset_parameters(self) -> None:
+        """Draw new initial values; the padding row becomes zero."""
+        init.normal_(self.weight)
+        if self.padding_idx is not None:
+            self.weight[self.padding_idx].fill_(0)
+
+    def forward(self, input: jax.Array) -> jax.Array:
+        # max_norm changes the weight, so it takes the Parameter and not its array
+        weight = self.weight if self.max_norm is None else self._parameters["weight"]
+        return F.embedding(input, weight, self.padding_idx, self.max_norm, self.norm_type, self.scale_grad_by_freq)
+
+    def extra_repr(self) -> str:
+        text = f"{self.num_embeddings}, {self.embedding_dim}"
+        if self.padding_idx is not None:
+            text += f", padding_idx={self.padding_idx}"
+        if self.max_norm is not None:
+            text += f", max_norm={self.max_norm}"
+        if self.norm_type != 2:
+            text += f", norm_type={self.norm_type}"
+        if self.scale_grad_by_freq is not False:
+            text += f", scale_grad_by_freq={self.scale_grad_by_freq}"
+        return text
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        embeddings: jax.Array | np.ndarray,
+        freeze: bool = True,
+        padding_idx: int | None = None,
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
+        scale_grad_by_freq: bool = False,
+        sparse: bool = False,
+    ) -> Embedding:
+        """A module with this table, of shape (num_embeddings, embedding_dim), and without gradients if ``freeze``.
+
+        Raises:
+            AssertionError: ``embeddings`` is not 2-d. Other errors as the class.
+        """
+        if embeddings.ndim != 2:
+            raise AssertionError(f"Embeddings parameter is expected to be 2-dimensional, got shape {embeddings.shape}")
+        rows, columns = embeddings.shape
+        return cls(
+            num_embeddings=rows,
+            embedding_dim=columns,
+            _weight=embeddings,
+            _freeze=freeze,
+            padding_idx=padding_idx,
+            max_norm=max_norm,
+            norm_type=norm_type,
+            scale_grad_by_freq=scale_grad_by_freq,
+            sparse=sparse,
+        )
