@@ -169,7 +169,9 @@ def _differentiate(
             value, aux = _split_aux(result) if has_aux else (result, None)
             value = _scalar(value, holomorphic)
             written.extend(dict.fromkeys([*inner.created, *inner.written]))
-            return value, (jax.tree.map(lambda x: x, aux), [inner.values[v] for v in written])
+            states = [inner.values[v] for v in written]
+            inner.close()  # inside the trace, which its values must not outlive
+            return value, (jax.tree.map(lambda x: x, aux), states)
 
     try:
         primals = [frame.get(p) for p in parameters]

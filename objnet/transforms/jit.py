@@ -539,14 +539,18 @@ def _input(v: Variable) -> Any:
     return None if isinstance(value, frame.Sentinel) else value
 
 
+@jax.jit
+def _copy(value: Any) -> Any:
+    """Jitted, so that it runs in C++, where no interrupt can fall into jax's own bookkeeping."""
+    return jax.tree.map(jax.numpy.copy, value)
+
+
 def _own_values(variables: Sequence[Variable]) -> None:
     """Copy the values somebody else may hold, so that they can be donated."""
     for v in variables:
         if v._exposed:
-            if isinstance(v._value, jax.Array):
-                v._value = v._value.copy()
-            elif v._value is not UNSET and v._value is not DROPPED:
-                v._value = jax.tree.map(lambda a: jax.numpy.array(a, copy=True), v._value)
+            if not isinstance(v._value, frame.Sentinel):
+                v._value = _copy(v._value)
             v._exposed = False
 
 

@@ -89,6 +89,44 @@ def assert_parity(
         assert_close(gradient, tensors[i].grad if reached else torch.zeros_like(tensors[i]), **tolerances)
 
 
+def assert_derivatives(function: Callable[..., jax.Array], *arrays: jax.Array, seed: int = 0, rtol: float = 1e-5) -> None:
+    """Forward mode, reverse mode and both second orders of float64 ``arrays`` agree with central differences."""
+    random, step = np.random.RandomState(seed), 1e-5
+    direction = tuple(jnp.asarray(random.randn(*x.shape)) for x in arrays)
+
+    def scalar(*arrays: jax.Array) -> jax.Array:
+        output = function(*arrays)
+        return jnp.sum(output * jnp.asarray(random_weights(output.shape)))
+
+    def random_weights(shape: tuple[int, ...]) -> np.ndarray:
+        return np.random.RandomState(seed + 1).randn(*shape)
+
+    gradient = jax.grad(scalar, range(len(arrays)))
+
+    def along(values: Sequence[jax.Array]) -> jax.Array:
+        return sum(jnp.vdot(x, d) for x, d in zip(values, direction))
+
+    @jax.jit
+    def program(*arrays: jax.Array) -> dict[str, Any]:
+        shifted = [tuple(x + sign * step * d for x, d in zip(arrays, direction)) for sign in (1, -1)]
+        return {
+            "first": [
+                (scalar(*shifted[0]) - scalar(*shifted[1])) / (2 * step),
+                along(gradient(*arrays)),
+                jax.jvp(scalar, arrays, direction)[1],
+            ],
+            "second": [
+                jax.tree.map(lambda a, b: (a - b) / (2 * step), gradient(*shifted[0]), gradient(*shifted[1])),
+                jax.jvp(gradient, arrays, direction)[1],
+                jax.grad(lambda *arrays: along(gradient(*arrays)), range(len(arrays)))(*arrays),
+            ],
+        }
+
+    for numeric, *exact in program(*arrays).values():
+        for result in exact:
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol), result, numeric)
+
+
 def assert_same_error(ours: Callable[[], Any], theirs: Callable[[], Any], match: str | None = None) -> None:
     """Both raise, and ours is of torch's class."""
     with pytest.raises(Exception) as expected:

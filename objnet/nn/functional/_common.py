@@ -66,6 +66,11 @@ def widen(x: jax.Array) -> jax.Array:
     return x.astype(jnp.float32) if is_half(x) else x
 
 
+def absolute(x: jax.Array) -> jax.Array:
+    """``abs(x)`` of real numbers with gradient 0 at 0, as in torch; that of ``jnp.abs`` is 1 there."""
+    return x * jnp.sign(x)
+
+
 def common_dtype(*arrays: jax.Array) -> np.dtype:
     """The dtype torch promotes these to, whatever ``jax_numpy_dtype_promotion`` says."""
     with jax.numpy_dtype_promotion("standard"):

@@ -7,6 +7,8 @@ import math
 import jax
 import jax.numpy as jnp
 
+from objnet.nn.functional._common import absolute
+
 
 def vector_norm(x: jax.Array, p: float, axes: tuple[int, ...]) -> jax.Array:
     """``sum(abs(x) ** p) ** (1 / p)`` along ``axes``, which are kept with size 1 (torch's ``linalg.vector_norm``).
@@ -14,7 +16,7 @@ def vector_norm(x: jax.Array, p: float, axes: tuple[int, ...]) -> jax.Array:
     ``p`` may be any number: infinite takes the largest or smallest magnitude, 0 counts what is not zero.  Elements that
     are zero, and norms that are zero, have gradient zero; equal extremes share it.
     """
-    magnitude = jnp.abs(x)
+    magnitude = absolute(x)
     if math.isinf(p):
         return (jnp.max if p > 0 else jnp.min)(magnitude, axes, keepdims=True)
     if p == 0:

@@ -228,8 +228,8 @@ def glu(input: jax.Array, dim: int = -1) -> jax.Array:
     if input.shape[axis] % 2:
         raise RuntimeError(f"glu halves dimension {axis}, which must be even but is {input.shape[axis]}")
     require_floating("glu", input)
-    value, gate = jnp.split(input, 2, axis)
-    return value * lax.logistic(gate)
+    value, gate = jnp.split(widen(input), 2, axis)
+    return (value * lax.logistic(gate)).astype(input.dtype)
 
 
 def softmax(input: jax.Array, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> jax.Array:

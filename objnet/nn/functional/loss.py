@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from objnet.core.arrays import as_array
 from objnet.nn.functional._class_loss import cross_entropy, nll_loss
 from objnet.nn.functional._common import (
+    absolute,
     broadcast_into,
     common_dtype,
     host,
@@ -86,7 +87,7 @@ def l1_loss(
     input, target = _pair("l1_loss", input, target)
     if reduction == "mean" and weight is None and not is_floating(input):
         raise RuntimeError(f"l1_loss: a mean needs a floating point argument, got {input.dtype}")
-    return _averaged(jnp.abs(input - target), weight, reduction)
+    return _averaged(absolute(input - target), weight, reduction)
 
 
 def smooth_l1_loss(

@@ -1,0 +1,83 @@
+"""The layers of ``torch.nn``; each family is a module of its own."""
+
+from __future__ import annotations
+
+from objnet.nn.modules.activation import (
+    ELU,
+    GELU,
+    GLU,
+    Hardtanh,
+    LeakyReLU,
+    LogSigmoid,
+    LogSoftmax,
+    ReLU,
+    ReLU6,
+    SiLU,
+    Sigmoid,
+    Softmax,
+    Softplus,
+    Tanh,
+)
+from objnet.nn.modules.batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from objnet.nn.modules.container import ModuleDict, ModuleList, Sequential
+from objnet.nn.modules.dropout import AlphaDropout, Dropout, Dropout1d, Dropout2d, Dropout3d, FeatureAlphaDropout
+from objnet.nn.modules.flatten import Flatten, Unflatten
+from objnet.nn.modules.linear import Identity, Linear
+from objnet.nn.modules.loss import (
+    BCELoss,
+    BCEWithLogitsLoss,
+    CrossEntropyLoss,
+    HuberLoss,
+    L1Loss,
+    MSELoss,
+    NLLLoss,
+    SmoothL1Loss,
+)
+from objnet.nn.modules.normalization import LayerNorm
+from objnet.nn.modules.parameter_container import ParameterDict, ParameterList
+from objnet.nn.modules.sparse import Embedding
+
+__all__ = [
+    "AlphaDropout",
+    "BCELoss",
+    "BCEWithLogitsLoss",
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
+    "CrossEntropyLoss",
+    "Dropout",
+    "Dropout1d",
+    "Dropout2d",
+    "Dropout3d",
+    "ELU",
+    "Embedding",
+    "FeatureAlphaDropout",
+    "Flatten",
+    "GELU",
+    "GLU",
+    "Hardtanh",
+    "HuberLoss",
+    "Identity",
+    "L1Loss",
+    "LayerNorm",
+    "LeakyReLU",
+    "Linear",
+    "LogSigmoid",
+    "LogSoftmax",
+    "MSELoss",
+    "ModuleDict",
+    "ModuleList",
+    "NLLLoss",
+    "ParameterDict",
+    "ParameterList",
+    "ReLU",
+    "ReLU6",
+    "Sequential",
+    "SiLU",
+    "Sigmoid",
+    "SmoothL1Loss",
+    "Softmax",
+    "Softplus",
+    "Tanh",
+    "Unflatten",
+]

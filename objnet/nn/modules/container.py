@@ -53,7 +53,7 @@ def pairs(items: Any, what: str) -> Iterator[tuple[Any, Any]]:
 
 
 class _Numbered(Module):
-    """A container whose children are named, or once renamed by a deletion, ``"0"``, ``"1"``, ..."""
+    """A container whose children are named ``"0"``, ``"1"``, ..., at the latest when one of them is deleted."""
 
     _modules: dict[str, Any]
 
@@ -86,6 +86,19 @@ class _Numbered(Module):
 
     def _names(self, index: Any) -> list[str]:
         return list(self._modules)[index] if isinstance(index, slice) else [self._name(index)]
+
+    def _insert(self, index: int, module: Module) -> None:
+        size = len(self)
+        if not -size <= index <= size:
+            raise IndexError(f"Index out of range: {index}")
+        if index == size:
+            self.append(module)
+            return
+        if any(name != str(number) for number, name in enumerate(self._modules)):
+            raise KeyError(f"insert would renumber these modules, which have names: {list(self._modules)}")
+        modules = list(self)
+        modules.insert(index, module)
+        self._hold(modules)
 
     def _hold(self, modules: list[Any]) -> None:
         """Hold exactly these children, numbered."""
@@ -127,7 +140,7 @@ class Sequential(_Numbered):
 
     def __iadd__(self, other: Sequential) -> Self:
         _check_sequential(other)
-        return self.extend(list(other))
+        return self.extend(other)
 
     def __mul__(self, other: int) -> Sequential:
         _check_factor(self, other)
@@ -141,7 +154,7 @@ class Sequential(_Numbered):
 
     def extend(self, sequential: Iterable[Module]) -> Self:
         """Add modules at the end."""
-        for module in sequential:
+        for module in list(sequential):
             self.append(module)
         return self
 
@@ -149,15 +162,12 @@ class Sequential(_Numbered):
         """Put a module before the one at ``index``.
 
         Raises:
-            AssertionError: ``module`` is no module. IndexError: ``index`` is outside.
+            AssertionError: ``module`` is no module. IndexError: ``index`` is outside. KeyError: modules would have to be
+            renumbered that were given names.
         """
         if not isinstance(module, Module):
             raise AssertionError(f"module should be of type: {Module}, got {type(module)}")
-        if not -len(self) <= index <= len(self):
-            raise IndexError(f"Index out of range: {index}")
-        modules = list(self)
-        modules.insert(index, module)
-        self._hold(modules)
+        self._insert(index, module)
         return self
 
 
@@ -208,12 +218,14 @@ class ModuleList(_Numbered):
         return self
 
     def insert(self, index: int, module: Module) -> None:
-        """Put a module before the one at ``index``, as a list does."""
+        """Put a module before the one at ``index``.
+
+        Raises:
+            TypeError: ``module`` is no module. IndexError: ``index`` is outside.
+        """
         if not isinstance(module, Module):
             raise TypeError(f"ModuleList.insert takes a module, got {type(module).__name__}")
-        modules = list(self)
-        modules.insert(index, module)
-        self._hold(modules)
+        self._insert(index, module)
 
     def __repr__(self) -> str:
         lines, start = [], 0

@@ -131,8 +131,8 @@ class ParameterDict(_Held):
             OrderedDict or ParameterDict is sorted by name.
 
     Raises:
-        TypeError: neither of these, or a name that is no string. KeyError: a name that is missing. RuntimeError: an array of
-        integers, which has no gradients.
+        TypeError: neither of these, or a name that is no string. AttributeError: an item that is missing, as in torch.
+        RuntimeError: an array of integers, which has no gradients.
     """
 
     def __init__(self, parameters: Any = None) -> None:
@@ -155,8 +155,8 @@ class ParameterDict(_Held):
 
     def __getitem__(self, key: str) -> Any:
         self._check_key(key)
-        if key not in self._keys:
-            raise KeyError(key)
+        if key not in self._keys and key not in self._parameters:
+            raise AttributeError(f"ParameterDict has no item {key!r}; it has {list(self._keys)}")
         return getattr(self, key)
 
     def __setitem__(self, key: str, value: Any) -> None:

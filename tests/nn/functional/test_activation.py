@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jax.test_util import check_grads
 
 torch = pytest.importorskip("torch")
 
 import objnet.nn.functional.activation as ours  # noqa: E402
-from tests.nn.parity import assert_close, assert_parity, assert_same_error, to_torch  # noqa: E402
+from tests.nn.parity import assert_close, assert_derivatives, assert_parity, assert_same_error, to_torch  # noqa: E402
 
 F = torch.nn.functional
 INF, NAN = float("inf"), float("nan")
@@ -201,15 +200,14 @@ def test_derivatives_of_second_order_and_forward_mode(name):
         "log_softmax": lambda x: ours.log_softmax(x, 1),
     }.get(name) or getattr(ours, name)
     with jax.enable_x64(True):
-        x = normal(2, 4, dtype="float64", scale=1.5)  # no element near a kink
-        check_grads(jax.jit(function), (x,), order=2, modes=("fwd", "rev"), atol=1e-5, rtol=1e-5)
+        assert_derivatives(function, normal(2, 4, dtype="float64", scale=1.5))  # no element is near a kink
 
 
-@pytest.mark.parametrize("name", ["gelu", "silu", "softplus", "logsigmoid"])
+@pytest.mark.parametrize("name", ["gelu", "silu", "logsigmoid"])
 def test_the_backward_pass_keeps_one_array(name):
     x = normal(16, 16)
     kept = jax.eval_shape(lambda x: jax.vjp(getattr(ours, name), x)[1], x)
-    assert sum(leaf.size for leaf in jax.tree.leaves(kept) if jnp.issubdtype(leaf.dtype, jnp.floating)) <= 2 * x.size
+    assert sum(leaf.size for leaf in jax.tree.leaves(kept)) == x.size
 
 
 @pytest.mark.parametrize("name", POINTWISE)
