@@ -31,6 +31,7 @@ _LIBRARIES = frozenset({"jax", "jaxlib", "numpy", "scipy", "optax", "objnet", "m
 _STDLIB = tuple(os.path.realpath(p) + os.sep for p in (sysconfig.get_paths()["stdlib"], sysconfig.get_paths()["platstdlib"]))
 _NAMESPACES = (types.SimpleNamespace,)
 MAX_NODES = 200_000
+MAX_DEPTH = 100  # of nesting, far beyond any model's
 MAX_ITEMS = 4096  # longer containers are data: known by identity and length
 MAX_BYTES = 1 << 20  # larger numpy arrays are compared by a sample
 _EMPTY = object()
@@ -74,6 +75,7 @@ class Capture:
         self._seen: dict[int, int] = {}
         self._alive: list[Any] = []  # ids stay meaningful while the walk lasts
         self._package: str | None = None
+        self._depth = 0
         self.names: list[tuple[dict[str, Any], str, Any]] = []
         self.cells: list[types.CellType] = []
         self.containers: list[Any] = []
@@ -96,8 +98,15 @@ class Capture:
         index = self._seen.get(id(value))
         if index is not None:
             return ("again", index)
-        if len(self._seen) > MAX_NODES:
+        if len(self._seen) > MAX_NODES or self._depth > MAX_DEPTH:
             return Identity(value)
+        self._depth += 1
+        try:
+            return self._describe(value, kind)
+        finally:
+            self._depth -= 1
+
+    def _describe(self, value: Any, kind: type) -> Any:
         self._seen[id(value)] = len(self._seen)
         self._alive.append(value)
         if isinstance(value, Variable):

@@ -52,6 +52,10 @@ class ParameterAssignmentError(ObjnetError, TypeError):
     """A bare array was assigned to the name of a Parameter."""
 
 
+class ModuleAsArrayError(ObjnetError, TypeError):
+    """A Module was handed to a plain jax function, which passes arrays."""
+
+
 class UnregisteredModulesError(ObjnetError, TypeError):
     """A plain list, tuple or dict of Modules was assigned to a Module: its parameters would go unseen."""
 

@@ -26,6 +26,12 @@ def is_state(value: Any) -> bool:
     return any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(value))
 
 
+def _holds_module(value: Any) -> bool:
+    """Whether a plain container, or one in it, holds a module."""
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple, set)) else ()
+    return any(isinstance(item, Attributes) or _holds_module(item) for item in items)
+
+
 class Attributes:
     """Attribute storage and registration, torch's way, over the dicts ``_parameters``, ``_buffers``, ``_modules``.
 
@@ -93,13 +99,12 @@ class Attributes:
             self.register_buffer(name, value, value.persistent)
         elif name in attributes.get("_buffers", ()):
             self._assign_buffer(name, value)
-        elif isinstance(value, Variable) or isinstance(value, _PLAIN):
+        elif isinstance(value, (Variable, *_PLAIN)):
             self._assign_plain(name, value)
-        elif is_state(value):
-            self._assign_array(name, value)
         else:
-            self._refuse_hidden_modules(name, value)
-            self._assign_plain(name, value)
+            if _holds_module(value):
+                raise self._hidden_modules(name, value)
+            (self._assign_array if is_state(value) else self._assign_plain)(name, value)
 
     def __delattr__(self, name: str) -> None:
         if name in self.__dict__:
@@ -128,7 +133,6 @@ class Attributes:
 
     def _assign_array(self, name: str, value: Any) -> None:
         self._must_be_initialised("array")
-        self._refuse_hidden_modules(name, value)
         variable = self._arrays.get(name)
         if variable is None:
             self._forget(name, keep="_arrays")
@@ -194,16 +198,13 @@ class Attributes:
         if "_parameters" not in self.__dict__:
             raise AttributeError(f"cannot assign {what} before Module.__init__() call")
 
-    def _refuse_hidden_modules(self, name: str, value: Any) -> None:
-        items = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple, set)) else ()
-        for item in items:
-            if isinstance(item, Attributes):
-                wrapper = "nn.ModuleDict" if isinstance(value, dict) else "nn.ModuleList"
-                raise errors.UnregisteredModulesError(
-                    f"self.{name} = {type(value).__name__} of modules in {self._where()}{errors.where()}: their parameters would "
-                    f"be in no parameters(), state_dict() or optimizer. Write self.{name} = {wrapper}(...), or "
-                    f"object.__setattr__(self, {name!r}, ...) to keep them unregistered on purpose."
-                )
+    def _hidden_modules(self, name: str, value: Any) -> errors.UnregisteredModulesError:
+        wrapper = "nn.ModuleDict" if isinstance(value, dict) else "nn.ModuleList"
+        return errors.UnregisteredModulesError(
+            f"self.{name} = {type(value).__name__} of modules in {self._where()}{errors.where()}: their parameters would be in no "
+            f"parameters(), state_dict() or optimizer. Write self.{name} = {wrapper}(...), or "
+            f"object.__setattr__(self, {name!r}, ...) to keep them unregistered on purpose."
+        )
 
     def _where(self) -> str:
         path = path_of(self)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 
-from objnet.core import frame, scope
+from objnet.core import errors, frame, scope
 from objnet.core.variable import Parameter
 from objnet.nn.attributes import Attributes
 from objnet.nn.hooks import HOOKS, Hooks, install_backward_error, new_hooks
@@ -37,6 +37,19 @@ def _scoped(method: Callable[..., Any], kind: str) -> Callable[..., Any]:
     return run
 
 
+def _refuse_flattening(module: Any) -> Any:
+    """Modules count as pytrees only to say, wherever plain jax flattens one, what to do instead."""
+    raise errors.ModuleAsArrayError(
+        f"a {type(module).__name__} module was handed to plain jax{errors.where()} as an argument, carry or result: jax passes "
+        "arrays. Use objnet's transform of the same name, which takes modules, or purify it: objnet.transform_with_state(model) "
+        "gives params and state to pass."
+    )
+
+
+def _refuse_unflattening(_: Any, __: Any) -> Any:
+    raise AssertionError("modules are never flattened")
+
+
 class Module(Attributes, Traversal, Serialization, Hooks):
     """Base class of all modules (torch's ``nn.Module``).
 
@@ -49,6 +62,7 @@ class Module(Attributes, Traversal, Serialization, Hooks):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        jax.tree_util.register_pytree_node(cls, _refuse_flattening, _refuse_unflattening)
         for name, kind in (("forward", scope.FORWARD), ("__init__", scope.BUILD)):
             method = cls.__dict__.get(name)
             if callable(method) and not getattr(method, "_objnet_scoped", False):
@@ -92,12 +106,6 @@ class Module(Attributes, Traversal, Serialization, Hooks):
             raise
         finally:
             scope.reset(reset)
-
-    def __jax_array__(self) -> jax.Array:
-        raise TypeError(
-            f"a {type(self).__name__} module was handed to jax as if it were an array: pass its arrays (objnet.transform gives "
-            "params), or use objnet's transforms, which take modules."
-        )
 
     # -- modes and gradients -------------------------------------------------------------------------------------------
 

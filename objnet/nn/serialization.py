@@ -129,11 +129,9 @@ class Serialization:
             for key in state_dict:
                 if key.startswith(prefix) and key != extra:
                     head, *rest = key[len(prefix) :].split(".", 1)
-                    if rest and head in self._modules:
-                        continue
-                    if rest or (head not in self._parameters and head not in buffers):
-                        if not (not rest and head in self._modules):
-                            unexpected_keys.append(key)
+                    known = head in self._modules if rest else head in self._parameters or head in buffers
+                    if not known:
+                        unexpected_keys.append(key)
 
     def _load_entry(
         self, key: str, name: str, target: Parameter | Buffer, given: Any, assign: bool, error_msgs: list[str]

@@ -45,17 +45,17 @@ def match(grads: Any, groups: Sequence[ParamGroup]) -> dict[Parameter, jax.Array
             f"step takes a closure that returns the loss, gradients, or nothing; got {type(grads).__name__}{errors.where()}. "
             "Arrays record no graph: write optimizer.step(lambda: criterion(model(x), y)), or pass what objnet.value_and_grad gave."
         )
+    known = {id(p) for p in held}
     found: dict[Parameter, jax.Array] = {}
     problems = [f"missing: {p.describe()}" for p in missing]
     for name, p, gradient in given:
-        if p is None or not any(p is h for h in held):
+        if id(p) not in known:
             problems.append(f"unknown: {name} is no parameter of this optimizer")
         elif gradient is not None:
-            gradient = as_array(gradient)
-            fault = mismatch(p, gradient)
+            found[p] = as_array(gradient)
+            fault = mismatch(p, found[p])
             if fault:
                 problems.append(f"{name}: {fault}")
-            found[p] = gradient
     if problems:
         raise errors.StructureMismatchError(f"the gradients do not fit the optimizer{errors.where()}:\n  " + "\n  ".join(problems))
     return found

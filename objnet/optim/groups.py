@@ -107,9 +107,8 @@ class ParamGroup(dict[str, Any]):
         dict.__setitem__(self, "params", Params(entries["params"]))
         self.names = names
         self.numbers, self._statics = self._digest()
-        self._vector = Variable(self._put())
-        counts = np.zeros(len(self.params)) if counts is None else counts
-        self.counts = Variable(jax.device_put(np.asarray(counts, np.float32)))
+        self._vector = Variable(self._put(list(self.numbers.values())))
+        self.counts = Variable(self._put(np.zeros(len(self.params)) if counts is None else counts, np.float32))
         self._counted = list(self.params)
         self.refresh()
 
@@ -136,14 +135,18 @@ class ParamGroup(dict[str, Any]):
         if len(params) != len(self._counted) or not all(map(operator.is_, params, self._counted)):
             check_parameters(params)
             taken = dict(zip(self._counted, jax.device_get(self.counts._read()), strict=True))
-            self.counts._set(jax.device_put(np.asarray([taken.get(p, 0) for p in params], np.float32)))
+            self.set_counts([taken.get(p, 0) for p in params])
             self._counted = list(params)
             self.names = None
         placement = _placement(params)
         if placement != self._placement:
             self._placement = placement
-            self._vector._set(self._put())
+            self._vector._set(self._put(list(self.numbers.values())))
             self.counts._set(jax.device_put(self.counts._read(), placement))
+
+    def set_counts(self, counts: Sequence[float]) -> None:
+        """Say how many steps each parameter has taken."""
+        self.counts._set(self._put(counts, np.float32))
 
     def local(self) -> bool:
         """Whether this group was made inside a transform that is still running."""
@@ -179,9 +182,9 @@ class ParamGroup(dict[str, Any]):
         numbers.update(self._kind._derive(entries))
         return numbers, (self._kind._options(entries), statics)
 
-    def _put(self) -> jax.Array:
-        dtype = jax.dtypes.canonicalize_dtype(np.float64)  # all there is of the host's precision
-        return jax.device_put(np.array(list(self.numbers.values()), dtype), self._placement)
+    def _put(self, values: Any, dtype: Any = np.float64) -> jax.Array:
+        # float64 stands for all the precision jax's mode has.
+        return jax.device_put(np.array(values, jax.dtypes.canonicalize_dtype(dtype)), self._placement)
 
     def _change(self, key: str, change: Callable[[], Any]) -> None:
         """Run a change of the dict, and tell the device, or undo it."""
@@ -202,7 +205,7 @@ class ParamGroup(dict[str, Any]):
         if numbers.keys() != self.numbers.keys() or not _same(statics, self._statics):
             epoch.advance()
         self.numbers, self._statics = numbers, statics
-        self._vector._set(self._put())
+        self._vector._set(self._put(list(numbers.values())))
 
     def replace(self, entries: Mapping[str, Any]) -> None:
         """Exchange everything but the parameters."""

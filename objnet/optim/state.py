@@ -46,41 +46,44 @@ class State(Mapping[Parameter, dict[str, jax.Array]]):
     def __init__(self, optimizer: Any):
         self._optimizer = optimizer
 
-    def _entries(self) -> Iterator[tuple[Parameter, dict[str, jax.Array]]]:
+    def _stepped(self) -> Iterator[tuple[Parameter, Any]]:
+        """Each parameter that has state, and its steps. Inside a program that is a matter of data: all count as stepped."""
         for group in self._optimizer.param_groups:
-            counts = group.counts._read()
-            steps = _unstack(counts)
-            for p, step in zip(group.params, steps, strict=True):
-                cells = self._optimizer._cells.get(p)
-                if cells and (isinstance(step, jax.core.Tracer) or step > 0):
-                    held = {name: cell._read() for name, cell in cells.items()}
-                    if self._optimizer._counts_steps:
-                        held = {"step": jnp.asarray(step), **held}
-                    yield p, held
+            for p, steps in zip(group.params, _unstack(group.counts._read()), strict=True):
+                if self._optimizer._cells.get(p) and (isinstance(steps, jax.core.Tracer) or steps > 0):
+                    yield p, steps
+
+    def _arrays(self, p: Parameter, steps: Any) -> dict[str, jax.Array]:
+        counted = {"step": jnp.asarray(steps)} if self._optimizer._saves_steps else {}
+        return counted | {name: cell._read() for name, cell in self._optimizer._cells[p].items()}
 
     def __getitem__(self, parameter: Parameter) -> dict[str, jax.Array]:
-        for p, entry in self._entries():
+        for p, steps in self._stepped():
             if p is parameter:
-                return entry
+                return self._arrays(p, steps)
         if any(p is parameter for group in self._optimizer.param_groups for p in group.params):
             return {}
         raise KeyError(f"this optimizer does not hold {getattr(parameter, 'describe', lambda: repr(parameter))()}")
 
     def __contains__(self, parameter: object) -> bool:
-        return any(p is parameter for p, _ in self._entries())
+        return any(p is parameter for p, _ in self._stepped())
 
     def __iter__(self) -> Iterator[Parameter]:
-        return (p for p, _ in self._entries())
+        return (p for p, _ in self._stepped())
 
     def __len__(self) -> int:
-        return sum(1 for _ in self._entries())
+        return sum(1 for _ in self._stepped())
 
     def items(self) -> Any:
-        """(parameter, arrays) pairs, read at once."""
-        return dict(self._entries()).items()
+        """(parameter, arrays) pairs, all read at once."""
+        return {p: self._arrays(p, steps) for p, steps in self._stepped()}.items()
+
+    def values(self) -> Any:
+        """The arrays of each parameter, all read at once."""
+        return dict(self.items()).values()
 
     def __repr__(self) -> str:
-        return repr(dict(self._entries()))
+        return repr(dict(self.items()))
 
 
 def _unstack(counts: jax.Array) -> Any:

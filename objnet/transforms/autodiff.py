@@ -62,6 +62,9 @@ class _Names(NamedTuple):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Names) and self.names == other.names
 
+    def __ne__(self, other: object) -> bool:  # jax compares tree structures by !=, and tuple has its own
+        return not self == other
+
     def __hash__(self) -> int:
         return hash(self.names)
 

@@ -32,7 +32,10 @@ def _in_gradient() -> bool:
 
 
 def _stop(tree: Any) -> Any:
-    return jax.tree.map(lambda x: lax.stop_gradient(x) if isinstance(x, jax.Array) else x, tree)
+    def stop(leaf: Any) -> Any:
+        return lax.stop_gradient(leaf) if isinstance(leaf, jax.Array) else leaf
+
+    return jax.tree.map(stop, tree, is_leaf=lambda x: hasattr(type(x), "__objnet_capture__"))
 
 
 class set_grad_enabled:

@@ -434,7 +434,7 @@ class Compiled:
                 snapshot.restore()
                 if _is_open(missing.frame):
                     raise
-                lifted = [*lifted, missing.variable]
+                lifted = list(dict.fromkeys([*lifted, missing.variable, *_relatives(missing.variable)]))
             except BaseException:
                 snapshot.restore()
                 raise
@@ -512,7 +512,19 @@ def _rebuild(rebuild: Any, dynamic: Any) -> Any:
 
 
 def _is_root(leaf: Any) -> bool:
-    return isinstance(leaf, (Variable, _Static))
+    return isinstance(leaf, (Variable, _Static)) or hasattr(type(leaf), "__objnet_capture__")
+
+
+def _relatives(v: Variable) -> list[Variable]:
+    """Every Variable of the model that ``v`` belongs to, so that an unreachable model costs one more trace, not many."""
+    root: Any = v
+    while root._home is not None and root._home[0]() is not None:
+        root = root._home[0]()
+    if not hasattr(root, "__objnet_capture__"):
+        return []
+    capture = Capture()
+    capture.visit(root)
+    return capture.variables
 
 
 def _is_open(inner: frame.Frame) -> bool:

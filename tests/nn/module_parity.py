@@ -35,7 +35,11 @@ class Pair(NamedTuple):
 
 
 def converted(value: Any) -> Any:
-    """Tensors in ``value`` as jax arrays; 64-bit integers as the default integers."""
+    """Tensors in ``value`` as jax arrays, dtypes as their names; 64-bit integers as the default integers."""
+    if isinstance(value, torch.dtype):
+        return str(value).removeprefix("torch.")
+    if type(value) is torch.Size:
+        return tuple(value)
     if isinstance(value, (tuple, list)):
         return type(value)(converted(v) for v in value)
     if not isinstance(value, torch.Tensor):
@@ -47,10 +51,8 @@ def build(name: str, *args: Any, **kwargs: Any) -> Pair:
     """Both modules from one seed; they must use up the same random numbers."""
     rng.manual_seed(SEED)
     torch.manual_seed(SEED)
-    ours_kwargs = {k: converted(v) for k, v in kwargs.items()}
-    if isinstance(kwargs.get("dtype"), torch.dtype):
-        ours_kwargs["dtype"] = str(kwargs["dtype"]).removeprefix("torch.")
-    pair = Pair(getattr(nn, name)(*converted(args), **ours_kwargs), getattr(torch.nn, name)(*args, **kwargs))
+    ours = getattr(nn, name)(*converted(args), **{k: converted(v) for k, v in kwargs.items()})
+    pair = Pair(ours, getattr(torch.nn, name)(*args, **kwargs))
     np.testing.assert_array_equal(rng.default_generator.get_state(), torch.get_rng_state().numpy())
     return pair
 
@@ -103,7 +105,7 @@ def check_outputs(ours: Any, theirs: Any, **tolerances: float) -> None:
 def check_forward(pair: Pair, *inputs: Any, **tolerances: float) -> None:
     """The same output, ours compiled."""
     with torch.no_grad():
-        expected = pair.theirs(*inputs)
+        expected = pair.theirs(*copy.deepcopy(inputs))  # it may work in place
     check_outputs(jit(pair.ours)(*converted(inputs)), expected, **tolerances)
 
 

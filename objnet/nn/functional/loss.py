@@ -85,6 +85,8 @@ def l1_loss(
     if any(as_array(x).dtype == jnp.bool_ for x in (input, target)):
         raise RuntimeError("l1_loss takes no booleans")
     input, target = _pair("l1_loss", input, target)
+    if jnp.issubdtype(input.dtype, jnp.complexfloating):
+        raise NotImplementedError("l1_loss is not implemented for complex numbers")
     if reduction == "mean" and weight is None and not is_floating(input):
         raise RuntimeError(f"l1_loss: a mean needs a floating point argument, got {input.dtype}")
     return _averaged(absolute(input - target), weight, reduction)

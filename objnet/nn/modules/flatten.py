@@ -70,6 +70,8 @@ class Unflatten(Module):
 
     def forward(self, input: jax.Array) -> jax.Array:
         input = as_array(input)
+        if not self.unflattened_size:
+            raise RuntimeError("unflatten: sizes must be non-empty")
         dim = normalise_dim(self.dim, input.ndim)
         if input.ndim == 0:
             raise RuntimeError("unflatten: a 0-d array has no dimension to split")
@@ -81,7 +83,7 @@ class Unflatten(Module):
         known = math.prod(size for size in sizes if size != -1)
         if sizes.count(-1) == 1 and known > 0 and total % known == 0:
             sizes[sizes.index(-1)] = total // known
-        if not sizes or min(sizes) < 0 or math.prod(sizes) != total:
+        if min(sizes) < 0 or math.prod(sizes) != total:
             raise RuntimeError(f"unflatten: the sizes {list(self.unflattened_size)} do not multiply up to {total}")
         return sizes
 

@@ -1,0 +1,302 @@
+"""``Optimizer``, the base class: parameter groups, the three ways to step, and what compiled steps need.
+
+An optimizer is a class with five static functions over plain numbers and arrays; everything else is here. The base class
+looks after where state lives, what is data and what is program, and what a step may be given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from objnet.core import epoch, errors, frame
+from objnet.core.variable import UNSET, Parameter, Variable
+from objnet.optim.gradients import match, mismatch
+from objnet.optim.groups import ParamGroup, check_kind, check_parameters, plain
+from objnet.optim.hooks import OptimizerHooks
+from objnet.optim.serialization import OptimizerSerialization
+from objnet.optim.state import State, new_cell
+from objnet.optim.update import run_rule, run_schedule
+from objnet.transforms.autodiff import differentiate
+
+
+class Optimizer(OptimizerSerialization, OptimizerHooks):
+    """Base class of all optimizers (torch's ``optim.Optimizer``).
+
+    A subclass states its maths in ``_options``, ``_derive``, ``_slots``, ``_schedule`` and ``_rule``, all static functions.
+
+    Args:
+        params: Parameters, (name, Parameter) pairs, or dicts with ``"params"`` and hyper-parameters of their own.
+        defaults: hyper-parameters for groups that do not say otherwise.
+
+    Raises:
+        ValueError: for no parameters, or one given twice. TypeError: for anything but Parameters.
+    """
+
+    _saves_steps = True  # whether a state dict has "step", as torch's for this optimizer
+
+    def __init__(self, params: Any, defaults: Mapping[str, Any]):
+        super().__init__()
+        if isinstance(params, (Variable, jax.Array)) or hasattr(params, "named_parameters"):
+            hint = f": pass [{'p' if isinstance(params, Variable) else 'parameter'}]"
+            raise TypeError(
+                "params argument given to the optimizer should be an iterable of Parameters or dicts, but got "
+                f"{type(params).__name__}{': pass its .parameters()' if hasattr(params, 'named_parameters') else hint}"
+            )
+        self.defaults = {k: plain(k, v) for k, v in defaults.items()}
+        self.param_groups: list[ParamGroup] = []
+        self._cells: dict[Parameter, dict[str, Variable]] = {}
+        groups: list[Any] = [{"params": params}]
+        if not hasattr(params, "named"):
+            items = list(params)
+            groups = items if items and isinstance(items[0], dict) else [{"params": items}]
+        for group in groups:
+            self.add_param_group(group)
+        if not any(group.params for group in self.param_groups):
+            raise ValueError("optimizer got an empty parameter list")
+
+    # -- the maths of a subclass ---------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _options(group: Mapping[str, Any]) -> Any:
+        """What of a group decides which operations and which state there are: hashable, and part of the program."""
+        return ()
+
+    @staticmethod
+    def _derive(group: Mapping[str, Any]) -> dict[str, float]:
+        """Further numbers, computed from a group's in double precision; like them they are data."""
+        return {}
+
+    @staticmethod
+    def _slots(options: Any) -> tuple[str, ...]:
+        """The arrays kept for each parameter, by torch's names; they start as zeros."""
+        return ()
+
+    @staticmethod
+    def _schedule(options: Any, numbers: dict[str, jax.Array], steps: jax.Array | None) -> dict[str, jax.Array]:
+        """The numbers the rule uses, computed once a group.
+
+        Args:
+            numbers: the group's and the derived ones, 0-d, by name (``lr``, ``betas.0``).
+            steps: which step this is for each parameter, shape (n,), from 1; None if no arrays are kept.
+
+        Returns:
+            0-d numbers, and numbers of shape (n,) that differ between parameters.
+        """
+        return numbers
+
+    @staticmethod
+    def _rule(
+        options: Any, p: jax.Array, g: jax.Array, state: dict[str, jax.Array], n: dict[str, jax.Array]
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """One parameter's new value and new arrays, from its gradient and the numbers of ``_schedule``, all of one dtype."""
+        raise NotImplementedError("an Optimizer subclass defines _rule, or step")
+
+    # -- groups --------------------------------------------------------------------------------------------------------
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters under ``"params"``, with hyper-parameters of their own where given.
+
+        Raises:
+            TypeError, ValueError: as torch; and for a parameter that appears twice.
+        """
+        if not isinstance(param_group, dict):
+            raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
+        entries = dict(param_group)
+        params, names, named = _split(entries["params"])
+        check_parameters(params)
+        entries["params"] = params
+        if named:
+            entries["param_names"] = names
+        for name, default in self.defaults.items():
+            entries.setdefault(name, default)
+            check_kind(name, default, plain(name, entries[name]))
+        for group in self.param_groups:
+            if ("param_names" in entries) != ("param_names" in group):
+                which = "with" if "param_names" in entries else "without"
+                raise ValueError(
+                    "all optimizer param groups should be with/without names. "
+                    f"cannot add param group {which} names to the optimizer"
+                )
+        if {id(p) for p in params} & {id(p) for p in self._held()}:
+            raise ValueError("some parameters appear in more than one parameter group")
+        self.param_groups.append(ParamGroup(type(self), entries, names))
+        epoch.advance()
+        if self.param_groups[-1].local():
+            self.__objnet_prepare__()
+
+    def _held(self) -> list[Parameter]:
+        return [p for group in self.param_groups for p in group.params]
+
+    @property
+    def state(self) -> State:
+        """From each parameter that has been stepped to its arrays by torch's names, to read."""
+        return State(self)
+
+    # -- stepping ------------------------------------------------------------------------------------------------------
+
+    def step(self, closure: Any = None, *, has_aux: bool = False) -> Any:
+        """Update the parameters once.
+
+        - ``loss = step(closure)``: ``closure`` returns the scalar loss, which is differentiated here. If it has called
+          ``objnet.backward`` itself, the ``p.grad`` it left are taken.
+        - ``step(grads)``: what ``objnet.value_and_grad`` gave, a list along the parameters, or a dict by their names.
+        - ``step()``: takes ``p.grad``.
+
+        A parameter without a gradient (None) is left alone: no weight decay, no step counted.
+
+        Args:
+            closure: the closure, or gradients, or None.
+            has_aux: whether the closure returns (loss, aux); then so does this.
+
+        Returns:
+            The closure's loss; otherwise None.
+
+        Raises:
+            TypeError: for anything else. StructureMismatchError: for gradients that do not fit, before anything changes.
+        """
+        args: tuple[Any, ...] = (self,) if closure is None else (self, closure)
+        kwargs: dict[str, Any] = {"has_aux": True} if has_aux else {}
+        for hook in self._hooks_of("step_pre"):
+            changed = hook(self, args, kwargs)
+            if changed is not None:
+                if not isinstance(changed, tuple) or len(changed) != 2:
+                    raise RuntimeError(f"{hook} must return None or a tuple of (new_args, new_kwargs), but got {changed}.")
+                args, kwargs = changed
+        result = self._step(*args[1:], **kwargs)
+        for hook in self._hooks_of("step_post"):
+            hook(self, args, kwargs)
+        return result
+
+    def _step(self, closure: Any = None, has_aux: bool = False) -> Any:
+        if callable(closure):
+            return self._step_closure(closure, has_aux)
+        if has_aux:
+            raise TypeError("has_aux=True says that a closure returns (loss, aux), and no closure was given")
+        if closure is None:
+            self._step_own()
+        else:
+            self._update(match(closure, self.param_groups))
+
+    def _step_closure(self, closure: Callable[[], Any], has_aux: bool) -> Any:
+        held = self._held()
+        before = [p._grad._peek() for p in held]
+        found = differentiate(closure, parameters=[p for p in held if p.requires_grad], has_aux=has_aux)
+        after = [p._grad._peek() for p in held]
+        if any(new is not old and new is not None for new, old in zip(after, before, strict=True)):
+            self._step_own()  # the closure ran backward itself, as torch's do
+        else:
+            self._update({p: g for p, g in found.parameters.items() if g is not None})
+        return (found.value, found.aux) if has_aux else found.value
+
+    def _step_own(self) -> None:
+        grads: dict[Parameter, jax.Array] = {}
+        for p in self._held():
+            gradient = p.grad
+            if gradient is not None:
+                fault = mismatch(p, gradient)
+                if fault:
+                    raise RuntimeError(f"{p.describe()}.grad does not fit{errors.where()}: {fault}")
+                grads[p] = gradient
+        self._update(grads)
+        inner = frame.current()
+        if inner is not None:
+            for p in grads:
+                inner.consume(p._grad)
+
+    def _update(self, grads: Mapping[Parameter, jax.Array]) -> None:
+        rule, schedule = type(self)._rule, type(self)._schedule
+        for group in self.param_groups:
+            group.refresh()
+            options = group.options
+            stepping = tuple(i for i, p in enumerate(group.params) if p in grads)
+            if not stepping:
+                continue
+            counts = group.counts._read() if self._slots(options) else None
+            counts, shared, own = run_schedule(schedule, options, tuple(group.numbers), stepping, group.vector(), counts)
+            for i, numbers in zip(stepping, own, strict=True):
+                p = group.params[i]
+                cells = self._make_cells(group, p)
+                state = {name: cells[name]._read() for name in self._slots(options)}
+                value, state = run_rule(rule, options, p._read(), grads[p], state, shared, numbers)
+                p._set(value)
+                for name, array in state.items():
+                    cells[name]._set(array)
+            if counts is not None:
+                group.counts._set(counts)
+
+    def _make_cells(self, group: ParamGroup, p: Parameter) -> dict[str, Variable]:
+        """The arrays kept for ``p``; those that are missing are made."""
+        slots = self._slots(group.options)
+        cells = self._cells.get(p, {})
+        if any(name not in cells for name in slots):
+            local = group.local()
+            self._cells[p] = cells = {**cells, **{n: new_cell(p, local) for n in slots if n not in cells}}
+            epoch.advance()
+        return cells
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear every ``p.grad``, or with ``set_to_none=False`` fill those there are with zeros."""
+        for p in self._held():
+            if set_to_none or frame.get(p._grad) is None:
+                p.grad = None
+            else:
+                p.grad = jnp.zeros(p.shape, p.dtype)
+
+    # -- for compiled functions ----------------------------------------------------------------------------------------
+
+    def __objnet_prepare__(self) -> None:
+        """Make the state a step will need, so that the program which takes it can be traced at once."""
+        for group in self.param_groups:
+            group.refresh()
+            for p in group.params:
+                if p.requires_grad and (p._value is not UNSET or group.local()):
+                    self._make_cells(group, p)
+
+    def __objnet_capture__(self, visit: Callable[[Any], Any]) -> Any:
+        extra = {k: v for k, v in self.__dict__.items() if k not in ("param_groups", "_cells", "_hooks", "defaults")}
+        return (
+            visit(self.param_groups),
+            tuple(tuple((name, visit(c)) for name, c in self._cells.get(p, {}).items()) for p in self._held()),
+            tuple(visit(hook) for kind in ("step_pre", "step_post") for hook in self._hooks_of(kind)),
+            tuple((k, visit(v)) for k, v in extra.items()),
+        )
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+        epoch.advance()
+
+    # -- copying and printing ------------------------------------------------------------------------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_hooks": {}}  # torch's copies have no hooks either
+
+    def __repr__(self) -> str:
+        lines = [type(self).__name__ + " ("]
+        for i, group in enumerate(self.param_groups):
+            lines.append(f"Parameter Group {i}")
+            lines.extend(f"    {key}: {group[key]}" for key in sorted(group) if key != "params")
+        return "\n".join([*lines, ")"])
+
+
+def _split(params: Any) -> tuple[list[Any], Sequence[str] | None, bool]:
+    """Parameters, their names if known, and whether the user gave the names."""
+    if isinstance(params, Parameter):
+        return [params], None, False
+    if isinstance(params, (set, frozenset)):
+        raise TypeError(
+            "optimizer parameters need to be organized in ordered collections, but the ordering of tensors in sets will change "
+            "between runs. Please use a list instead."
+        )
+    if hasattr(params, "named"):
+        pairs = list(params.named())
+        return [p for _, p in pairs], [name for name, _ in pairs], False
+    items: Iterable[Any] = list(params)
+    names = [item[0] for item in items if isinstance(item, tuple)]
+    plain_items = [item[1] if isinstance(item, tuple) else item for item in items]
+    if names and len(names) != len(plain_items):
+        raise ValueError("all optimizer params should be with/without names. Some param names are missing")
+    return plain_items, names or None, bool(names)

@@ -1,0 +1,147 @@
+"""``state_dict`` and ``load_state_dict`` in torch's layout, so that optimizers move between the two libraries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from objnet.core import epoch
+from objnet.core.foreign import to_host_or_jax
+from objnet.core.variable import Parameter, Variable
+from objnet.optim.groups import ParamGroup, check_kind, plain
+
+# What torch fills in when a state dict of an older version lacks it.
+_ADDED_LATER = {
+    "maximize": False,
+    "foreach": None,
+    "capturable": False,
+    "differentiable": False,
+    "fused": None,
+    "nesterov": False,
+    "amsgrad": False,
+    "decoupled_weight_decay": False,
+}
+
+
+class OptimizerSerialization:
+    """torch's state-dict protocol of optimizers."""
+
+    param_groups: list[ParamGroup]
+    defaults: dict[str, Any]
+    _cells: dict[Parameter, dict[str, Variable]]
+
+    def state_dict(self) -> dict[str, Any]:
+        """``{"state": {0: {"step": ..., "exp_avg": ...}}, "param_groups": [{"lr": ..., "params": [0]}]}``.
+
+        Parameters are numbered in the order of the groups; one that was never stepped has no state.
+        """
+        for hook in self._hooks_of("state_dict_pre"):  # type: ignore[attr-defined]
+            hook(self)
+        index: dict[Parameter, int] = {}
+        groups = []
+        for group in self.param_groups:
+            index.update((p, i) for i, p in enumerate(group.params, len(index)))
+            packed = {k: v for k, v in group.items() if k != "params"}
+            groups.append({**packed, "params": [index[p] for p in group.params]})
+        held = self.state.items()  # type: ignore[attr-defined]
+        state_dict: dict[str, Any] = {"state": {index[p]: arrays for p, arrays in held}, "param_groups": groups}
+        for hook in self._hooks_of("state_dict_post"):  # type: ignore[attr-defined]
+            changed = hook(self, state_dict)
+            state_dict = state_dict if changed is None else changed
+        return state_dict
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take the hyper-parameters and state of another optimizer of this class, objnet's or torch's.
+
+        Arrays may be jax's, numpy's or torch tensors; they are cast to the dtype of their parameter, as in torch.
+
+        Raises:
+            ValueError: if groups differ in number or size, or state is missing or of another shape; nothing has changed then.
+        """
+        state_dict = dict(state_dict)
+        for hook in self._hooks_of("load_state_dict_pre"):  # type: ignore[attr-defined]
+            changed = hook(self, state_dict)
+            state_dict = state_dict if changed is None else changed
+        saved = state_dict["param_groups"]
+        if len(saved) != len(self.param_groups):
+            raise ValueError(
+                "loaded state dict has a different number of parameter groups: "
+                f"{len(saved)}, and the optimizer has {len(self.param_groups)}"
+            )
+        for i, (group, entries) in enumerate(zip(self.param_groups, saved, strict=True)):
+            if len(group.params) != len(entries["params"]):
+                raise ValueError(
+                    "loaded state dict contains a parameter group that doesn't match the size of optimizer's group: group "
+                    f"{i} has {len(entries['params'])} parameters there and {len(group.params)} here"
+                )
+        loaded = [self._load_entries(i, g, s) for i, (g, s) in enumerate(zip(self.param_groups, saved, strict=True))]
+        state = dict(state_dict["state"])
+        problems: list[str] = []
+        cells: dict[Parameter, dict[str, Variable]] = {}
+        counts = []
+        for group, old, entries in zip(self.param_groups, saved, loaded, strict=True):
+            slots = type(self)._slots(type(self)._options(entries))  # type: ignore[attr-defined]
+            for p, number in zip(group.params, old["params"], strict=True):
+                arrays = {k: v for k, v in state.pop(number, {}).items() if v is not None}
+                taken = self._load_state(p, f"state {number} ({p.describe()})", arrays, slots, problems)
+                counts.append(taken.pop("step", 0))
+                cells[p] = taken
+        problems.extend(f"state {number}: no group has a parameter of this number" for number in state)
+        if problems:
+            raise ValueError("the loaded state dict does not fit the optimizer:\n  " + "\n  ".join(problems))
+        for group, entries in zip(self.param_groups, loaded, strict=True):
+            group.replace(entries)
+            group.set_counts(counts[: len(group.params)])
+            del counts[: len(group.params)]
+        self._cells = {p: {k: Variable(v) for k, v in arrays.items()} for p, arrays in cells.items() if arrays}
+        epoch.advance()
+        for hook in self._hooks_of("load_state_dict_post"):  # type: ignore[attr-defined]
+            hook(self)
+
+    def _load_entries(self, i: int, group: ParamGroup, saved: Mapping[str, Any]) -> dict[str, Any]:
+        """The content a group will have."""
+        entries = {k: plain(k, v) for k, v in saved.items() if k != "params"}
+        if "param_names" in group:
+            entries.setdefault("param_names", group["param_names"])
+        for key, default in self.defaults.items():
+            if key not in entries:
+                if key not in _ADDED_LATER:
+                    raise ValueError(f"group {i} of the loaded state dict has no {key!r}: was it saved by another optimizer?")
+                entries[key] = _ADDED_LATER[key]
+            check_kind(key, default, entries[key])
+        self._upgrade(entries)
+        return entries
+
+    def _upgrade(self, entries: dict[str, Any]) -> None:
+        """Change the loaded content of a group to what this class needs."""
+
+    def _load_state(self, p: Parameter, where: str, arrays: dict[str, Any], slots: Any, problems: list[str]) -> dict[str, Any]:
+        """The arrays of one parameter and its step, checked; faults go to ``problems``."""
+        if not arrays:
+            return {}
+        value = p._read()
+        saves_steps = self._saves_steps  # type: ignore[attr-defined]
+        missing = [name for name in (*slots, *(["step"] if saves_steps else [])) if name not in arrays]
+        problems.extend(f"{where} has no {name!r}" for name in missing)
+        taken: dict[str, Any] = {}
+        for name in sorted(arrays, key=lambda n: slots.index(n) if n in slots else len(slots)):
+            array = to_host_or_jax(arrays[name])
+            if name == "step":
+                taken[name] = float(np.asarray(array))
+            elif array.shape != value.shape:
+                problems.append(f"{where}: {name} has shape {tuple(array.shape)}, the parameter {value.shape}")
+            elif np.iscomplexobj(array) and not np.iscomplexobj(value):
+                problems.append(f"{where}: {name} is complex, the parameter {value.dtype}")
+            else:
+                taken[name] = _place(array, value)
+        return taken if saves_steps else {**taken, "step": 1.0}
+
+
+def _place(array: Any, like: jax.Array) -> jax.Array:
+    """``array`` in the dtype and on the devices of ``like``; a copy if it is numpy's."""
+    array = jnp.asarray(array, like.dtype) if isinstance(array, jax.Array) else np.array(array, like.dtype)
+    return jax.device_put(array, like.sharding if like.committed else None)
