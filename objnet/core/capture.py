@@ -154,11 +154,13 @@ class Capture:
         return (kind, tuple(self.visit(v) for v in items))
 
     def _function(self, function: types.FunctionType) -> Any:
+        library = self._library(function.__module__)
         closure = []
-        for cell in function.__closure__ or ():
+        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
             if id(cell) in self._ignored:
                 continue
-            self.cells.append(cell)
+            if not library and name != "__class__":  # a decorator's cells are set once
+                self.cells.append(cell)
             closure.append(self.visit(_contents(cell)))
         return (
             "function",
@@ -166,7 +168,7 @@ class Capture:
             tuple(closure),
             self.visit(function.__defaults__),
             self.visit(function.__kwdefaults__),
-            () if self._library(function.__module__) else self._globals(function),
+            () if library else self._globals(function),
         )
 
     def _globals(self, function: types.FunctionType) -> Any:

@@ -32,8 +32,8 @@ class RngInTransformError(TransformError):
     """A random key was drawn under a plain jax transform: every row or call would share it."""
 
 
-class MissingRngError(ObjnetError, ValueError):
-    """A random key is needed and the pure function was given ``rng=None``."""
+class LeakedTracerError(TransformError):
+    """A traced value was used outside the transform it belongs to."""
 
 
 class NonEmptyStateError(ObjnetError, ValueError):
@@ -74,6 +74,10 @@ class NoGradError(ObjnetError, RuntimeError):
 
 class UnsetVariableError(ObjnetError, RuntimeError):
     """A Variable has no value here: its trace ended, or the values were never loaded."""
+
+
+class MissingRngError(UnsetVariableError, ValueError):
+    """A random key is needed and the pure function was given ``rng=None``."""
 
 
 class CompiledCallError(ObjnetError, RuntimeError):

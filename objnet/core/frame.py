@@ -23,7 +23,7 @@ import numpy as np
 from jax import lax
 from jax.extend.core import get_opaque_trace_state
 
-from objnet.core import errors, scope
+from objnet.core import epoch, errors, scope
 
 if TYPE_CHECKING:
     from objnet.core.variable import Variable
@@ -78,7 +78,7 @@ class TokenNeeded(Abort):
 
 
 class Frame:
-    """The values of Variables inside one running transform.
+    """The values of Variables inside one running transform: made outside of it, opened inside.
 
     Args:
         closed: whether a Variable without a value here may not be looked up further out (a compiled program's inputs are
@@ -93,13 +93,17 @@ class Frame:
         self.read: dict[Variable, None] = {}
         self.written: dict[Variable, None] = {}
         self.created: dict[Variable, None] = {}
+        self.first: dict[Variable, Any] = {}  # inside a pure function: what was created here, before it was written again
         self.consumed: dict[Variable, None] = {}  # gradients an optimizer has used up
         self.undo: list[Callable[[], None]] = []
         self.parent: Frame | None = None
+        self.outside = trace_state()
         self.state: Any = None
+        self.in_program = False  # whether it was opened inside a staged transform
         self.tokened = False
         self.unbound = False  # whether new Variables still wait for the values a pure apply was given
         self._nested: dict[Variable, None] = {}  # read under a plain jax transform inside this frame
+        self._expired = False  # whether the token is to be renewed once this is the innermost frame again
         self._scope: Any = None
 
     # -- entering and leaving ------------------------------------------------------------------------------------------
@@ -109,10 +113,10 @@ class Frame:
         """Make this the innermost frame; call it inside the transform, so that the trace state noted is the transform's."""
         self.parent = _frame.get()
         self.state = trace_state()
+        self.in_program = self.state != CLEAN and staged()
         # A root frame inside somebody's jax.jit must not bake in what it reads from outside.
-        in_program = self.state != CLEAN and staged()
-        self.foreign = self.parent is None and in_program
-        if token or in_program:
+        self.foreign = self.parent is None and self.in_program
+        if token or self.in_program:
             self._enter_token()
         reset = _frame.set(self)
         try:
@@ -121,11 +125,15 @@ class Frame:
             self.rollback()
             if isinstance(error, AttributeError) and "attribute 'backward'" in str(error).replace("attribute backward", "attribute 'backward'"):
                 raise errors.leftover_backward() from error  # a tracer's own words say nothing of what to write
+            if _is_leak(error):
+                raise leaked_error() from error
             raise
         finally:
             _frame.reset(reset)
             if self.tokened:
                 self._scope.__exit__(None, None, None)
+            if self.parent is not None and self.parent._expired:
+                self.parent._renew_token()
 
     def _enter_token(self) -> None:
         self._scope = _token(next(_tokens))
@@ -136,21 +144,41 @@ class Frame:
         self._scope.__exit__(None, None, None)
         self._enter_token()
         self._nested.clear()
+        self._expired = False
+
+    def expire(self) -> None:
+        """What nested programs saw has changed, and jax shall build them anew; a constructor changes what none has seen."""
+        if scope.constructing():
+            return
+        if self.tokened and _frame.get() is self:
+            self._renew_token()
+        else:
+            self._expired = self.tokened
 
     def rollback(self) -> None:
         """Take back the attribute writes noted in ``undo``, last first."""
+        if self.undo:
+            epoch.advance()  # a program compiled meanwhile has seen what is taken back
         while self.undo:
             self.undo.pop()()
 
     def close(self) -> None:
         """Drop every value, so that no tracer outlives its trace."""
         self.values.clear()
+        self.first.clear()
         self._nested.clear()
 
-    def commit(self, values: dict[Variable, Any]) -> None:
+    def outcome(self) -> dict[Variable, tuple[Any, Any]]:
+        """What was created and written here, to hand through the transform to :meth:`commit`: now, and (or None) at first."""
+        return {v: (self.values[v], self.first.get(v)) for v in (*self.created, *self.written)}
+
+    def commit(self, outcome: dict[Variable, tuple[Any, Any]]) -> None:
         """Hand what was written here on to the frame outside (or to the Variables), after the transform has ended."""
-        for variable, value in values.items():
-            (create if variable in self.created else set)(variable, value)
+        for variable, (value, first) in outcome.items():
+            if variable in self.created:
+                create(variable, value if first is None else first)
+            if variable in self.written:
+                set(variable, value)
         if self.parent is not None:
             self.parent.undo.extend(self.undo)
         self.undo = []
@@ -159,18 +187,35 @@ class Frame:
 
     def adopt(self, module: Any) -> None:
         """A module was constructed here."""
-        if self.parent is not None:
-            self.parent.adopt(module)
+        self._pass_on("adopt", module)
+
+    def note_created(self, variable: Variable) -> None:
+        """A Variable was created here."""
+        if not self.closed:
+            self._pass_on("note_created", variable)
 
     def note_attribute(self, module: Any, name: str, old: Any, new: Any) -> None:
         """A plain attribute of ``module`` is about to change."""
-        if self.parent is not None:
-            self.parent.note_attribute(module, name, old, new)
+        self.expire()
+        self._pass_on("note_attribute", module, name, old, new)
 
     def note_link(self, module: Any, kind: str, name: str, old: Any, new: Any) -> None:
         """A parameter, buffer, array or submodule is about to be put under a name of ``module``, or taken away."""
+        self.expire()
+        self._pass_on("note_link", module, kind, name, old, new)
+
+    def _pass_on(self, note: str, *facts: Any) -> None:
         if self.parent is not None:
-            self.parent.note_link(module, kind, name, old, new)
+            getattr(self.parent, note)(*facts)
+            self.unbound |= self.parent.unbound
+
+    def expects(self, name: str) -> bool:
+        """Whether a pure apply was given state of this name, which an attribute that is None now may stand for."""
+        return self.parent is not None and not self.closed and self.parent.expects(name)
+
+    def fill(self, module: Any, name: str) -> bool:
+        """Give an attribute that ``module`` lacks the value a pure apply was given for it; False if there is none."""
+        return self.parent is not None and not self.closed and self.parent.fill(module, name)
 
     # -- reads and writes ----------------------------------------------------------------------------------------------
 
@@ -181,8 +226,23 @@ class Frame:
             frame.consumed[variable] = None
             frame = frame.parent
 
+    def waits(self, variable: Variable) -> bool:
+        """Whether ``variable`` is still to be bound by a pure function around."""
+        return variable in self.created
+
     def bind(self) -> None:
-        """Give waiting Variables their values; the frames of pure functions do."""
+        """Let the pure function around give Variables created here the values it was given."""
+        self.unbound = False
+        self.first.update((v, self.values[v]) for v in self.created if v not in self.first)
+        if self.parent is not None:
+            self.parent.bind()
+            for variable in [v for v in self.created if self.parent.holds(v)]:
+                for held in (self.values, self.created, self.first):
+                    del held[variable]  # type: ignore[attr-defined]
+
+    def holds(self, variable: Variable) -> bool:
+        """Whether this frame or one outside has a value of ``variable``."""
+        return variable in self.values or (self.parent is not None and not self.closed and self.parent.holds(variable))
 
     def miss(self, variable: Variable) -> None:
         """A Variable that has no value here is about to be looked up further out."""
@@ -190,11 +250,12 @@ class Frame:
     def lookup(self, variable: Variable) -> Any:
         frame: Frame | None = self
         while frame is not None:
-            if frame.unbound and not scope.building():
+            if frame.unbound and frame.waits(variable) and not scope.constructing():
                 frame.bind()
             value = frame.values.get(variable, _MISSING)
             if value is not _MISSING:
-                frame.read[variable] = None
+                if variable not in frame.written:  # else nothing from outside was needed
+                    frame.read[variable] = None
                 return value
             if frame.closed:
                 raise Unlifted(variable, frame)
@@ -202,15 +263,21 @@ class Frame:
                 raise read_error(variable)
             frame.miss(variable)
             frame.read[variable] = None
+            if frame.parent is not None and frame.outside != frame.parent.state:
+                frame.parent._crossed(variable, frame.in_program)
             frame = frame.parent
         return variable._own()
 
+    def _crossed(self, variable: Variable, in_program: bool) -> None:
+        """A plain jax transform lies between this frame and the place where ``variable`` is read."""
+        if self.tokened:
+            self._nested[variable] = None
+        elif in_program:
+            raise TokenNeeded(self)
+
     def get(self, variable: Variable) -> Any:
         if trace_state() != self.state:
-            if self.tokened:
-                self._nested[variable] = None
-            elif staged():
-                raise TokenNeeded(self)
+            self._crossed(variable, not self.tokened and staged())
         value = self.lookup(variable)
         if value is UNSET:
             raise variable.unset()
@@ -226,7 +293,11 @@ class Frame:
             raise write_error(variable)
         self.values[variable] = value
         self.consumed.pop(variable, None)
-        (self.created if created else self.written)[variable] = None
+        if created:
+            self.created[variable] = None
+            self.note_created(variable)
+        elif not (self.unbound and variable in self.created):  # else it belongs to the first value
+            self.written[variable] = None
         if variable in self._nested:
             self._renew_token()
 
@@ -290,14 +361,18 @@ def create(variable: Variable, value: Any) -> None:
         variable._store(value)
 
 
-def check_draw() -> None:
-    """Refuse to draw a random key under a plain jax transform.
+def check_draw(stream: Variable) -> None:
+    """Refuse to draw from ``stream`` where a plain jax transform lies between here and the frame that holds it.
 
     Raises:
         RngInTransformError: always there: every row of a vmap, every step of a scan and every later call would share it.
     """
-    frame = _frame.get()
-    if trace_state() != (CLEAN if frame is None else frame.state):
+    state, frame = trace_state(), _frame.get()
+    while frame is not None and state == frame.state:
+        if frame.closed or stream in frame.values:
+            return
+        state, frame = frame.outside, frame.parent
+    if frame is not None or state != CLEAN:
         raise errors.RngInTransformError(
             f"a random key was drawn under a plain jax transform{errors.where()}: every row, step or later call would share "
             "it. Use the transform of the same name in objnet (objnet.jit, objnet.grad, ...), draw the key outside, or "
@@ -318,4 +393,17 @@ def write_error(variable: Variable) -> errors.WriteInTransformError:
         f"{variable.describe()} was written or created under a plain jax transform{errors.where()}: the value would be lost "
         "when the transform ends, or a tracer would leak. Use the transform of the same name in objnet (objnet.jit, "
         "objnet.grad, ...), or purify the model with objnet.transform_with_state, whose apply returns the new state."
+    )
+
+
+def _is_leak(error: BaseException) -> bool:
+    constant = isinstance(error, TypeError) and "No constant handler" in str(error) and "Tracer" in str(error)
+    return constant or isinstance(error, jax.errors.UnexpectedTracerError)
+
+
+def leaked_error() -> errors.LeakedTracerError:
+    return errors.LeakedTracerError(
+        f"a traced value was used outside the transform it belongs to{errors.where()}. Often a jax.custom_jvp or jax.custom_vjp "
+        "function reads a parameter that a gradient is taken for, and its rule says nothing of it: pass the parameter as an "
+        "argument of that function. Otherwise a value was kept (in a list, a global, ...) from a transform that has ended: return it."
     )

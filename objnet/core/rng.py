@@ -8,6 +8,7 @@ every transform threads it like any other state; a pure function binds that Vari
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -30,15 +31,16 @@ class _KeyStream(Variable):
             self._store(_key(default_generator.initial_seed()))
         return super()._own()
 
+    def unset(self) -> errors.UnsetVariableError:
+        return errors.MissingRngError(
+            f"a random key is needed{errors.where()}, but init or apply was given rng=None: pass a key or an int seed."
+        )
+
     def describe(self) -> str:
         return "the random key stream"
 
 
-class _NoRng:
-    """Bound to the key stream where a pure function was given ``rng=None``."""
-
-
-NO_RNG = _NoRng()
+NO_RNG = UNSET  # bound to the key stream where a pure function was given ``rng=None``
 default_generator = Generator()
 key_stream = _KeyStream(UNSET)
 
@@ -56,7 +58,7 @@ def manual_seed(seed: int) -> Generator:
     """
     if frame.current() is not None:
         raise errors.CompiledCallError(f"manual_seed was called inside a transform{errors.where()}: seed outside of it.")
-    frame.check_draw()
+    frame.check_draw(key_stream)
     default_generator.manual_seed(int(seed))
     key_stream._store(_key(default_generator.initial_seed()))
     return default_generator
@@ -113,12 +115,10 @@ def next_rng_key() -> jax.Array:
 
 def next_rng_keys(num: int) -> jax.Array:
     """``num`` keys stacked along axis 0; see :func:`next_rng_key`."""
-    frame.check_draw()
+    frame.check_draw(key_stream)
     key = frame.get(key_stream)
-    if key is NO_RNG:
-        raise errors.MissingRngError(
-            f"a random key is needed{errors.where()}, but init or apply was given rng=None: pass a key or an int seed."
-        )
+    if key is None:  # in a program whose caller has none
+        raise key_stream.unset()
     keys = []
     for _ in range(num):  # one split a key, as Haiku's sequence
         key, new = jax.random.split(key)
@@ -134,7 +134,7 @@ def host_stream() -> bool:
         if inner.closed or key_stream in inner.values:
             return False
         inner = inner.parent
-    frame.check_draw()
+    frame.check_draw(key_stream)
     return True
 
 
@@ -146,6 +146,9 @@ def draw(
     While a pure function builds modules during ``apply`` the values are about to be replaced by ``params``; zeros stand in.
     """
     if host_stream():
+        inner = frame.current()
+        if inner is not None:  # a frame that has to start again draws the same numbers again
+            inner.undo.append(functools.partial(default_generator.set_state, default_generator.get_state()))
         return jnp.asarray(host(default_generator), dtype=dtype)
     if binding():
         return jnp.zeros(shape, dtype)
@@ -159,7 +162,7 @@ def binding() -> bool:
     inner = frame.current()
     while inner is not None:
         if getattr(inner, "applies", False):
-            return scope.building()
+            return scope.constructing()
         inner = inner.parent
     return False
 

@@ -6,6 +6,8 @@ innermost decides: inside a forward ``self.weight`` is the array, everywhere els
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
@@ -33,6 +35,30 @@ def in_forward() -> bool:
     return scope is not None and scope.kind is FORWARD
 
 
-def building() -> bool:
+def constructing() -> bool:
+    """Whether a constructor is running, however deep below."""
+    return _any(BUILD)
+
+
+def running() -> bool:
+    """Whether a forward is running, however deep below."""
+    return _any(FORWARD)
+
+
+def _any(kind: str) -> bool:
     scope = _scope.get()
-    return scope is not None and scope.kind is BUILD
+    while scope is not None:
+        if scope.kind is kind:
+            return True
+        scope = scope.outer
+    return False
+
+
+@contextmanager
+def outside() -> Iterator[None]:
+    """No scope at all: code that has nothing to do with what runs here."""
+    token = _scope.set(None)
+    try:
+        yield
+    finally:
+        _scope.reset(token)

@@ -255,9 +255,7 @@ class Parameter(TensorMethods, Variable):
         Variable.__init__(new, value)
         new.__dict__.update(self.__dict__)
         new._grad = Gradient(new)
-        if self._grad._peek() is not None and self._grad._peek() is not DROPPED and value is not UNSET:
-            new.grad = self.grad
-        return new
+        return new  # without the gradient, as torch
 
     def __reduce__(self) -> Any:
         value = self._peek()

@@ -73,14 +73,12 @@ class Attributes:
 
     def __setattr__(self, name: str, value: Any) -> None:
         attributes = self.__dict__
-        if isinstance(value, Parameter):
+        if name == "_home":  # a slot of ours, which no frame needs to know of
+            object.__setattr__(self, name, value)
+        elif isinstance(value, Parameter):
             self._must_be_initialised("parameters")
             self._forget(name, keep="_parameters")
             self.register_parameter(name, value)
-        elif isinstance(value, Attributes):
-            self._must_be_initialised("module")
-            self._forget(name, keep="_modules")
-            self._link("_modules", name, value)
         elif name in attributes.get("_parameters", ()):
             if value is not None:
                 raise errors.ParameterAssignmentError(
@@ -89,6 +87,10 @@ class Attributes:
                     f"self._parameters['{name}'].data = value to give it a new value."
                 )
             self.register_parameter(name, None)
+        elif isinstance(value, Attributes):
+            self._must_be_initialised("module")
+            self._forget(name, keep="_modules")
+            self._link("_modules", name, value)
         elif name in attributes.get("_modules", ()):
             if value is not None:
                 raise TypeError(f"cannot assign '{type(value).__name__}' as child module '{name}' (torch.nn.Module or None expected)")

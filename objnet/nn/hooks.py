@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 import weakref
 from collections import OrderedDict
 from typing import Any
@@ -82,7 +83,7 @@ class Hooks:
     ) -> RemovableHandle:
         """Run ``hook(module, args[, kwargs], output)`` after forward; what it returns replaces the output.
 
-        With ``always_call`` it runs (with None) even if forward raised.
+        With ``always_call`` it runs even if forward (then with None) or a hook before it raised.
         """
         return self._register("_forward_hooks", (hook, with_kwargs, always_call), prepend)
 
@@ -97,6 +98,7 @@ class Hooks:
 
     def _call_with_hooks(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         called = set()
+        output = None
         try:
             for hook, with_kwargs, _ in list(self._forward_pre_hooks.values()):  # type: ignore[attr-defined]
                 if with_kwargs:
@@ -121,7 +123,13 @@ class Hooks:
         except Exception:
             for key, (hook, with_kwargs, always) in list(self._forward_hooks.items()):  # type: ignore[attr-defined]
                 if always and key not in called:
-                    _run(self, hook, *((self, args, kwargs, None) if with_kwargs else (self, args, None)))
+                    try:
+                        result = _run(self, hook, *((self, args, kwargs, output) if with_kwargs else (self, args, output)))
+                    except Exception as second:  # the first error is the one to see
+                        message = f"a forward hook with always_call=True raised {second!r}, silenced because forward had failed"
+                        warnings.warn(message, UserWarning, stacklevel=3)
+                    else:
+                        output = output if result is None else result
             raise
 
 

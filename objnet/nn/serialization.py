@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections import OrderedDict, namedtuple
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -67,6 +69,7 @@ class Serialization:
             destination: the dict to fill; prefix: put before every key; keep_vars: give Variables, not arrays.
         """
         if args:
+            warnings.warn("state_dict takes keyword arguments: positional ones are deprecated", FutureWarning, stacklevel=2)
             destination = args[0] if destination is None else destination
             prefix = args[1] if len(args) > 1 and prefix == "" else prefix
             keep_vars = args[2] if len(args) > 2 and keep_vars is False else keep_vars
@@ -106,11 +109,10 @@ class Serialization:
         for hook in self._load_state_dict_pre_hooks.values():  # type: ignore[attr-defined]
             hook(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
         skip = self._non_persistent_buffers_set  # type: ignore[attr-defined]
-        buffers = {k: v for k, v in self._buffers.items() if k not in skip}
+        buffers = ((k, v) for k, v in self._buffers.items() if k not in skip)
+        mine = {k: v for k, v in itertools.chain(self._parameters.items(), buffers) if v is not None}
         assign = local_metadata.get("assign_to_params_buffers", False)
-        for name, target in itertools.chain(self._parameters.items(), buffers.items()):
-            if target is None:
-                continue
+        for name, target in mine.items():
             key = prefix + name
             if key not in state_dict:
                 if strict:
@@ -129,7 +131,7 @@ class Serialization:
             for key in state_dict:
                 if key.startswith(prefix) and key != extra:
                     head, *rest = key[len(prefix) :].split(".", 1)
-                    known = head in self._modules if rest else head in self._parameters or head in buffers
+                    known = head in (self._modules if rest else mine)
                     if not known:
                         unexpected_keys.append(key)
 
@@ -145,7 +147,7 @@ class Serialization:
             )
             return
         unset = target._peek() is UNSET
-        if not unset and not assign and target.ndim == 0 and value.shape == (1,):
+        if not unset and target.ndim == 0 and value.shape == (1,):
             value = value[0]  # checkpoints of torch 0.3 held scalars as vectors
         if not unset and tuple(value.shape) != tuple(target.shape):
             error_msgs.append(
@@ -204,7 +206,7 @@ class Serialization:
             incompatible = _IncompatibleKeys(missing, unexpected)
             for hook in module._load_state_dict_post_hooks.values():
                 if hook(module, incompatible) is not None:
-                    raise RuntimeError(
+                    raise AssertionError(
                         "Hooks registered with ``register_load_state_dict_post_hook`` are not expected to return new values, "
                         "if incompatible_keys need to be modified, it should be done inplace."
                     )
@@ -212,10 +214,10 @@ class Serialization:
         try:
             load(self, entries, "")
             if strict:
-                if missing:
-                    messages.insert(0, f"Missing key(s) in state_dict: {_quoted(missing)}. ")
                 if unexpected:
                     messages.insert(0, f"Unexpected key(s) in state_dict: {_quoted(unexpected)}. ")
+                if missing:
+                    messages.insert(0, f"Missing key(s) in state_dict: {_quoted(missing)}. ")
             if messages:
                 raise RuntimeError(
                     "Error(s) in loading state_dict for {}:\n\t{}".format(type(self).__name__, "\n\t".join(messages))
@@ -262,8 +264,7 @@ def _quoted(keys: list[str]) -> str:
 
 def _cast(value: Any, dtype: Any) -> Any:
     """``value`` in ``dtype`` as torch's ``copy_`` casts; an integer that does not fit is refused, not wrapped."""
-    wanted = jnp.dtype(dtype)
-    canonical = jnp.empty((), wanted).dtype if wanted.itemsize == 8 else wanted
+    canonical = jax.dtypes.canonicalize_dtype(dtype)
     if jnp.issubdtype(canonical, jnp.integer) and jnp.issubdtype(value.dtype, jnp.integer) and value.size:
         limits = jnp.iinfo(canonical)
         if isinstance(value, np.ndarray) and (int(value.min()) < limits.min or int(value.max()) > limits.max):

@@ -78,12 +78,13 @@ def _missing(held: Iterable[Parameter], given: Iterable[Parameter]) -> list[Para
 def _names(groups: Sequence[ParamGroup]) -> dict[str, Parameter]:
     by_name: dict[str, Parameter] = {}
     for group in groups:
-        if group.names is None:
+        names = group.names()
+        if names is None:
             raise errors.StructureMismatchError(
                 f"gradients by name were given{errors.where()}, and the optimizer does not know its parameters' names: build it "
                 "from model.parameters() or model.named_parameters(), or pass what objnet.value_and_grad(..., wrt=model) gave."
             )
-        for name, p in zip(group.names, group.params, strict=True):
+        for name, p in zip(names, group.params, strict=True):
             if name in by_name:
                 raise errors.StructureMismatchError(
                     f"gradients by name were given{errors.where()}, and two parameters of the optimizer are named {name!r}: pass a "

@@ -3,14 +3,12 @@
 Every number of a group (``lr``, both ``betas``, ...) and every number an optimizer derives from them on the host in double
 precision (``1 - beta2``, ``log(beta2)``, ...) is one entry of one small vector, a single input of a compiled step. Writing
 ``group["lr"] = x`` puts a new vector on the device at once; what else a group holds (flags, and which numbers are zero) is
-part of the program. Steps are counted in a second vector, one count for each parameter, so that parameters which were left
-out of a step, having had no gradient, need neither programs nor counters of their own.
+part of the program.
 """
 
 from __future__ import annotations
 
 import functools
-import operator
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 
@@ -97,20 +95,16 @@ class ParamGroup(dict[str, Any]):
         kind: the optimizer's class, which derives numbers and options.
         entries: the content, ``"params"`` included.
         names: of the parameters, if known.
-        counts: steps taken so far by each parameter, shape (parameters,), float32.
     """
 
-    def __init__(self, kind: Any, entries: Mapping[str, Any], names: Sequence[str] | None = None, counts: Any = None):
+    def __init__(self, kind: Any, entries: Mapping[str, Any], names: Sequence[str] | None = None):
         super().__init__({k: v if k == "params" else plain(k, v) for k, v in entries.items()})
         self._kind = kind
-        self._placement: Any = None
         dict.__setitem__(self, "params", Params(entries["params"]))
-        self.names = names
+        self._names = dict(zip(self.params, names, strict=True)) if names else {}
+        self.placement = _placement(self.params)
         self.numbers, self._statics = self._digest()
-        self._vector = Variable(self._put(list(self.numbers.values())))
-        self.counts = Variable(self._put(np.zeros(len(self.params)) if counts is None else counts, np.float32))
-        self._counted = list(self.params)
-        self.refresh()
+        self._vector = Variable(self._put(self.numbers))
 
     # -- what a step needs ---------------------------------------------------------------------------------------------
 
@@ -127,26 +121,19 @@ class ParamGroup(dict[str, Any]):
         """The values of :attr:`numbers`, shape (numbers,)."""
         return self._vector._read()
 
-    def refresh(self) -> None:
-        """Take up what changed elsewhere: the list of parameters, or where they live."""
-        if frame.trace_state() != frame.CLEAN:
-            return
-        params = self.params
-        if len(params) != len(self._counted) or not all(map(operator.is_, params, self._counted)):
-            check_parameters(params)
-            taken = dict(zip(self._counted, jax.device_get(self.counts._read()), strict=True))
-            self.set_counts([taken.get(p, 0) for p in params])
-            self._counted = list(params)
-            self.names = None
-        placement = _placement(params)
-        if placement != self._placement:
-            self._placement = placement
-            self._vector._set(self._put(list(self.numbers.values())))
-            self.counts._set(jax.device_put(self.counts._read(), placement))
+    def names(self) -> list[str] | None:
+        """The names of the parameters, if all are known."""
+        names = [self._names.get(p) for p in self.params]
+        return None if None in names else names  # type: ignore[return-value]
 
-    def set_counts(self, counts: Sequence[float]) -> None:
-        """Say how many steps each parameter has taken."""
-        self.counts._set(self._put(counts, np.float32))
+    def moved(self) -> bool:
+        """Whether the parameters have gone to other devices since this was asked last; the vector follows them."""
+        placement = _placement(self.params)
+        if placement == self.placement:
+            return False
+        self.placement = placement
+        self._vector._set(self._put(self.numbers))
+        return True
 
     def local(self) -> bool:
         """Whether this group was made inside a transform that is still running."""
@@ -160,7 +147,7 @@ class ParamGroup(dict[str, Any]):
     def __objnet_capture__(self, visit: Callable[[Any], Any]) -> Any:
         names, statics = tuple(self.numbers), self._statics[1]
         facts = (visit(names), visit(self.options), tuple((k, visit(v)) for k, v in statics.items()))
-        return (facts, visit(self._vector), visit(self.counts), tuple(visit(p) for p in self.params))
+        return (facts, visit(self._vector), tuple(visit(p) for p in self.params))
 
     # -- numbers -------------------------------------------------------------------------------------------------------
 
@@ -182,9 +169,9 @@ class ParamGroup(dict[str, Any]):
         numbers.update(self._kind._derive(entries))
         return numbers, (self._kind._options(entries), statics)
 
-    def _put(self, values: Any, dtype: Any = np.float64) -> jax.Array:
-        # float64 stands for all the precision jax's mode has.
-        return jax.device_put(np.array(values, jax.dtypes.canonicalize_dtype(dtype)), self._placement)
+    def _put(self, numbers: Mapping[str, float]) -> jax.Array:
+        dtype = jax.dtypes.canonicalize_dtype(np.float64)  # all the precision jax's mode has
+        return jax.device_put(np.array(list(numbers.values()), dtype), self.placement)
 
     def _change(self, key: str, change: Callable[[], Any]) -> None:
         """Run a change of the dict, and tell the device, or undo it."""
@@ -205,7 +192,7 @@ class ParamGroup(dict[str, Any]):
         if numbers.keys() != self.numbers.keys() or not _same(statics, self._statics):
             epoch.advance()
         self.numbers, self._statics = numbers, statics
-        self._vector._set(self._put(list(numbers.values())))
+        self._vector._set(self._put(numbers))
 
     def replace(self, entries: Mapping[str, Any]) -> None:
         """Exchange everything but the parameters."""
@@ -260,7 +247,7 @@ class ParamGroup(dict[str, Any]):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         entries = dict(self) | {"params": list(self.params)}
-        return ParamGroup, (self._kind, entries, self.names, jax.device_get(self.counts._read()))
+        return ParamGroup, (self._kind, entries, self.names())
 
 
 def check_parameters(params: Iterable[Any]) -> None:

@@ -18,7 +18,7 @@ from objnet.optim.gradients import match, mismatch
 from objnet.optim.groups import ParamGroup, check_kind, check_parameters, plain
 from objnet.optim.hooks import OptimizerHooks
 from objnet.optim.serialization import OptimizerSerialization
-from objnet.optim.state import State, new_cell
+from objnet.optim.state import Cells, State, copy_clock, new_cell, new_clock
 from objnet.optim.update import run_rule, run_schedule
 from objnet.transforms.autodiff import differentiate
 
@@ -48,7 +48,7 @@ class Optimizer(OptimizerSerialization, OptimizerHooks):
             )
         self.defaults = {k: plain(k, v) for k, v in defaults.items()}
         self.param_groups: list[ParamGroup] = []
-        self._cells: dict[Parameter, dict[str, Variable]] = {}
+        self._cells: dict[Parameter, Cells] = {}
         groups: list[Any] = [{"params": params}]
         if not hasattr(params, "named"):
             items = list(params)
@@ -77,14 +77,11 @@ class Optimizer(OptimizerSerialization, OptimizerHooks):
 
     @staticmethod
     def _schedule(options: Any, numbers: dict[str, jax.Array], steps: jax.Array | None) -> dict[str, jax.Array]:
-        """The numbers the rule uses, computed once a group.
+        """The numbers the rule uses, computed once for all parameters of a group that are stepped together.
 
         Args:
             numbers: the group's and the derived ones, 0-d, by name (``lr``, ``betas.0``).
-            steps: which step this is for each parameter, shape (n,), from 1; None if no arrays are kept.
-
-        Returns:
-            0-d numbers, and numbers of shape (n,) that differ between parameters.
+            steps: which step this is, 0-d, from 1; None if no arrays are kept.
         """
         return numbers
 
@@ -210,33 +207,60 @@ class Optimizer(OptimizerSerialization, OptimizerHooks):
     def _update(self, grads: Mapping[Parameter, jax.Array]) -> None:
         rule, schedule = type(self)._rule, type(self)._schedule
         for group in self.param_groups:
-            group.refresh()
-            options = group.options
-            stepping = tuple(i for i, p in enumerate(group.params) if p in grads)
-            if not stepping:
-                continue
-            counts = group.counts._read() if self._slots(options) else None
-            counts, shared, own = run_schedule(schedule, options, tuple(group.numbers), stepping, group.vector(), counts)
-            for i, numbers in zip(stepping, own, strict=True):
-                p = group.params[i]
-                cells = self._make_cells(group, p)
-                state = {name: cells[name]._read() for name in self._slots(options)}
-                value, state = run_rule(rule, options, p._read(), grads[p], state, shared, numbers)
-                p._set(value)
-                for name, array in state.items():
-                    cells[name]._set(array)
-            if counts is not None:
-                group.counts._set(counts)
+            self._follow(group)
+            options, names, slots = group.options, tuple(group.numbers), self._slots(group.options)
+            for clock, members in self._cohorts(group, grads):
+                before = None if clock is None else clock._read()
+                steps, numbers = run_schedule(schedule, options, names, group.vector(), before)
+                for p in members:
+                    cells = self._cells.get(p, {})
+                    state = {name: cells[name]._read() for name in slots}
+                    value, state = run_rule(rule, options, p._read(), grads[p], state, numbers)
+                    p._set(value)
+                    for name, array in state.items():
+                        cells[name]._set(array)
+                if clock is not None:
+                    clock._set(steps)
 
-    def _make_cells(self, group: ParamGroup, p: Parameter) -> dict[str, Variable]:
-        """The arrays kept for ``p``; those that are missing are made."""
+    def _cohorts(
+        self, group: ParamGroup, grads: Mapping[Parameter, jax.Array]
+    ) -> list[tuple[Variable | None, list[Parameter]]]:
+        """The parameters that take this step by their counters: one, as long as all were always stepped together."""
+        stepping = [p for p in group.params if p in grads]
+        if not self._slots(group.options):
+            return [(None, stepping)] if stepping else []
+        self._make_cells(group, stepping)
+        cohorts: list[tuple[Variable | None, list[Parameter]]] = []
+        clocks = {id(self._cells[p]["step"]): self._cells[p]["step"] for p in stepping}
+        for clock in clocks.values():
+            mates = [p for p in group.params if self._cells.get(p, {}).get("step") is clock]
+            members = [p for p in mates if p in grads]
+            if len(members) < len(mates):
+                clock = copy_clock(clock, group.local())
+                for p in members:
+                    self._cells[p]["step"] = clock
+                epoch.advance()
+            cohorts.append((clock, members))
+        return cohorts
+
+    def _follow(self, group: ParamGroup) -> None:
+        """Take numbers and counters to where the parameters have gone."""
+        if frame.trace_state() == frame.CLEAN and group.moved():
+            for clock in {id(c["step"]): c["step"] for p in group.params if (c := self._cells.get(p))}.values():
+                clock._set(jax.device_put(clock._read(), group.placement))
+
+    def _make_cells(self, group: ParamGroup, params: Iterable[Parameter]) -> None:
+        """Make the counter and the arrays that are missing."""
         slots = self._slots(group.options)
-        cells = self._cells.get(p, {})
-        if any(name not in cells for name in slots):
-            local = group.local()
-            self._cells[p] = cells = {**cells, **{n: new_cell(p, local) for n in slots if n not in cells}}
-            epoch.advance()
-        return cells
+        clock = None
+        for p in params:
+            cells = self._cells.get(p, {})
+            missing = [name for name in slots if name not in cells]
+            if missing:
+                if "step" not in cells and clock is None:
+                    clock = new_clock(group.placement, group.local())
+                self._cells[p] = {"step": clock, **cells, **{name: new_cell(p, group.local()) for name in missing}}
+                epoch.advance()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear every ``p.grad``, or with ``set_to_none=False`` fill those there are with zeros."""
@@ -251,10 +275,8 @@ class Optimizer(OptimizerSerialization, OptimizerHooks):
     def __objnet_prepare__(self) -> None:
         """Make the state a step will need, so that the program which takes it can be traced at once."""
         for group in self.param_groups:
-            group.refresh()
-            for p in group.params:
-                if p.requires_grad and (p._value is not UNSET or group.local()):
-                    self._make_cells(group, p)
+            self._follow(group)
+            self._make_cells(group, [p for p in group.params if p.requires_grad and (p._value is not UNSET or group.local())])
 
     def __objnet_capture__(self, visit: Callable[[Any], Any]) -> Any:
         extra = {k: v for k, v in self.__dict__.items() if k not in ("param_groups", "_cells", "_hooks", "defaults")}

@@ -13,6 +13,7 @@ from objnet.core import epoch
 from objnet.core.foreign import to_host_or_jax
 from objnet.core.variable import Parameter, Variable
 from objnet.optim.groups import ParamGroup, check_kind, plain
+from objnet.optim.state import Cells
 
 # What torch fills in when a state dict of an older version lacks it.
 _ADDED_LATER = {
@@ -32,7 +33,7 @@ class OptimizerSerialization:
 
     param_groups: list[ParamGroup]
     defaults: dict[str, Any]
-    _cells: dict[Parameter, dict[str, Variable]]
+    _cells: dict[Parameter, Cells]
 
     def state_dict(self) -> dict[str, Any]:
         """``{"state": {0: {"step": ..., "exp_avg": ...}}, "param_groups": [{"lr": ..., "params": [0]}]}``.
@@ -81,23 +82,26 @@ class OptimizerSerialization:
         loaded = [self._load_entries(i, g, s) for i, (g, s) in enumerate(zip(self.param_groups, saved, strict=True))]
         state = dict(state_dict["state"])
         problems: list[str] = []
-        cells: dict[Parameter, dict[str, Variable]] = {}
-        counts = []
+        arrays: dict[Parameter, dict[str, Any]] = {}
         for group, old, entries in zip(self.param_groups, saved, loaded, strict=True):
             slots = type(self)._slots(type(self)._options(entries))  # type: ignore[attr-defined]
             for p, number in zip(group.params, old["params"], strict=True):
-                arrays = {k: v for k, v in state.pop(number, {}).items() if v is not None}
-                taken = self._load_state(p, f"state {number} ({p.describe()})", arrays, slots, problems)
-                counts.append(taken.pop("step", 0))
-                cells[p] = taken
+                given = {k: v for k, v in state.pop(number, {}).items() if v is not None}
+                arrays[p] = self._load_state(p, f"state {number} ({p.describe()})", given, slots, problems)
         problems.extend(f"state {number}: no group has a parameter of this number" for number in state)
         if problems:
             raise ValueError("the loaded state dict does not fit the optimizer:\n  " + "\n  ".join(problems))
         for group, entries in zip(self.param_groups, loaded, strict=True):
             group.replace(entries)
-            group.set_counts(counts[: len(group.params)])
-            del counts[: len(group.params)]
-        self._cells = {p: {k: Variable(v) for k, v in arrays.items()} for p, arrays in cells.items() if arrays}
+        self._cells = {}
+        for group in self.param_groups:
+            clocks: dict[float, Variable] = {}
+            for p in group.params:
+                if arrays[p]:
+                    steps = arrays[p].pop("step")
+                    if steps not in clocks:
+                        clocks[steps] = Variable(jax.device_put(np.float32(steps), group.placement))
+                    self._cells[p] = {"step": clocks[steps], **{k: Variable(v) for k, v in arrays[p].items()}}
         epoch.advance()
         for hook in self._hooks_of("load_state_dict_post"):  # type: ignore[attr-defined]
             hook(self)

@@ -13,6 +13,9 @@ from objnet.core import frame
 from objnet.core.variable import UNSET, Parameter, Variable
 
 
+Cells = dict[str, Variable]
+
+
 def new_cell(parameter: Parameter, local: bool) -> Variable:
     """A Variable of zeros in the parameter's shape, dtype and sharding.
 
@@ -22,19 +25,44 @@ def new_cell(parameter: Parameter, local: bool) -> Variable:
     """
     if local:
         return Variable(jnp.zeros_like(parameter._read()))
-    cell = Variable(UNSET)
-    if parameter._value is UNSET:
+    value = parameter._value
+    if value is UNSET:
         raise parameter.unset()
     with jax.ensure_compile_time_eval():
-        cell._value = _zeros_like(parameter._value)
+        if not value.is_fully_addressable:
+            return _outside(jnp.zeros_like(value))
+        # jnp.zeros would compile a program for every new shape.
+        return _outside(jax.device_put(np.zeros(value.shape, value.dtype), value.sharding if value.committed else None))
+
+
+def new_clock(placement: Any, local: bool) -> Variable:
+    """A counter of steps at 0, for parameters that are stepped together."""
+    if local:
+        return Variable(jnp.zeros((), jnp.float32))
+    with jax.ensure_compile_time_eval():
+        return _outside(jax.device_put(np.zeros((), np.float32), placement))
+
+
+def copy_clock(clock: Variable, local: bool) -> Variable:
+    """A counter for parameters that part company with the others of ``clock``.
+
+    While a program is traced the copy is made outside, of the value the program begins with. The program does not know the
+    copy and is traced anew, with the parting behind it.
+    """
+    inner = frame.current()
+    while inner is not None and not inner.closed:
+        inner = inner.parent
+    if local or inner is None:
+        return Variable(clock._read())
+    cell = _outside(clock._own())
+    cell.expose()
     return cell
 
 
-def _zeros_like(value: jax.Array) -> jax.Array:
-    if not value.is_fully_addressable:
-        return jnp.zeros_like(value)
-    # jnp.zeros would compile a program for every new shape.
-    return jax.device_put(np.zeros(value.shape, value.dtype), value.sharding if value.committed else None)
+def _outside(value: jax.Array) -> Variable:
+    cell = Variable(UNSET)
+    cell._value = value
+    return cell
 
 
 class State(Mapping[Parameter, dict[str, jax.Array]]):
@@ -46,37 +74,38 @@ class State(Mapping[Parameter, dict[str, jax.Array]]):
     def __init__(self, optimizer: Any):
         self._optimizer = optimizer
 
-    def _stepped(self) -> Iterator[tuple[Parameter, Any]]:
-        """Each parameter that has state, and its steps. Inside a program that is a matter of data: all count as stepped."""
-        for group in self._optimizer.param_groups:
-            for p, steps in zip(group.params, _unstack(group.counts._read()), strict=True):
-                if self._optimizer._cells.get(p) and (isinstance(steps, jax.core.Tracer) or steps > 0):
-                    yield p, steps
+    def _stepped(self) -> dict[Parameter, Cells]:
+        """The cells of each parameter that has state. Inside a program that is a matter of data: all count as stepped."""
+        held = {p: cells for p in self._optimizer._held() if (cells := self._optimizer._cells.get(p))}
+        clocks = list({id(cells["step"]): cells["step"] for cells in held.values()}.values())
+        values = [clock._read() for clock in clocks]
+        traced = any(isinstance(value, jax.core.Tracer) for value in values)
+        begun = {id(c) for c, value in zip(clocks, values if traced else jax.device_get(values), strict=True) if traced or value > 0}
+        return {p: cells for p, cells in held.items() if id(cells["step"]) in begun}
 
-    def _arrays(self, p: Parameter, steps: Any) -> dict[str, jax.Array]:
-        counted = {"step": jnp.asarray(steps)} if self._optimizer._saves_steps else {}
-        return counted | {name: cell._read() for name, cell in self._optimizer._cells[p].items()}
+    def _arrays(self, cells: Cells) -> dict[str, jax.Array]:
+        return {k: cell._read() for k, cell in cells.items() if k != "step" or self._optimizer._saves_steps}
 
     def __getitem__(self, parameter: Parameter) -> dict[str, jax.Array]:
-        for p, steps in self._stepped():
-            if p is parameter:
-                return self._arrays(p, steps)
-        if any(p is parameter for group in self._optimizer.param_groups for p in group.params):
+        cells = self._stepped().get(parameter)
+        if cells is not None:
+            return self._arrays(cells)
+        if any(p is parameter for p in self._optimizer._held()):
             return {}
         raise KeyError(f"this optimizer does not hold {getattr(parameter, 'describe', lambda: repr(parameter))()}")
 
     def __contains__(self, parameter: object) -> bool:
-        return any(p is parameter for p, _ in self._stepped())
+        return parameter in self._stepped()
 
     def __iter__(self) -> Iterator[Parameter]:
-        return (p for p, _ in self._stepped())
+        return iter(self._stepped())
 
     def __len__(self) -> int:
-        return sum(1 for _ in self._stepped())
+        return len(self._stepped())
 
     def items(self) -> Any:
         """(parameter, arrays) pairs, all read at once."""
-        return {p: self._arrays(p, steps) for p, steps in self._stepped()}.items()
+        return {p: self._arrays(cells) for p, cells in self._stepped().items()}.items()
 
     def values(self) -> Any:
         """The arrays of each parameter, all read at once."""
@@ -84,8 +113,3 @@ class State(Mapping[Parameter, dict[str, jax.Array]]):
 
     def __repr__(self) -> str:
         return repr(dict(self.items()))
-
-
-def _unstack(counts: jax.Array) -> Any:
-    """The count of each parameter: numpy scalars outside programs, where slicing would compile one."""
-    return jnp.unstack(counts) if isinstance(counts, jax.core.Tracer) else jax.device_get(counts)

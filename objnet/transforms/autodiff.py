@@ -171,8 +171,9 @@ def _differentiate(
             result = function(*full, **kwargs)
             value, aux = _split_aux(result) if has_aux else (result, None)
             value = _scalar(value, holomorphic)
-            written.extend(dict.fromkeys([*inner.created, *inner.written]))
-            states = [inner.values[v] for v in written]
+            outcome = inner.outcome()
+            written.extend(outcome)
+            states = list(outcome.values())
             inner.close()  # inside the trace, which its values must not outlive
             return value, (jax.tree.map(lambda x: x, aux), states)
 
@@ -181,8 +182,8 @@ def _differentiate(
         value, pullback, (aux, states) = jax.vjp(pure, primals, [args[n] for n in argnums], has_aux=True)
     finally:
         inner.close()
+    inner.commit(dict(zip(written, states, strict=True)))  # first, for a custom backward rule may read what was written
     grads, argument_grads = pullback(jnp.ones((), value.dtype))
-    inner.commit(dict(zip(written, states, strict=True)))
     by_parameter = {p: g if i in reached else None for i, (p, g) in enumerate(zip(parameters, grads, strict=True))}
     return Derivative(value, aux, tuple(argument_grads), by_parameter)
 

@@ -88,13 +88,13 @@ def _run_stopped(function: Any, args: Any, kwargs: Any) -> Any:
         try:
             with inner.open(token):
                 result = _stop(function(*_stop(args), **_stop(kwargs)))
-                written = {v: _stop(inner.values[v]) for v in (*inner.created, *inner.written)}
+                outcome = {v: _stop(values) for v, values in inner.outcome().items()}
             break
         except frame.TokenNeeded as needed:
             if needed.frame is not inner:
                 raise
             token = True
-    inner.commit(written)
+    inner.commit(outcome)
     return result
 
 

@@ -26,7 +26,7 @@ from objnet.core import errors, frame, variable
 from objnet.core.capture import Capture, Snapshot, Watch
 from objnet.core.rng import key_stream
 from objnet.core.frame import DROPPED, UNSET
-from objnet.core.variable import Gradient, Parameter, Variable
+from objnet.core.variable import Buffer, Gradient, Parameter, Variable
 
 _ARRAY_TYPES: set[type] = set()  # concrete array types, learnt from arguments: naming them here would start a backend
 _SET = Variable._value.__set__  # type: ignore[attr-defined]
@@ -65,6 +65,7 @@ class ProgramFrame(frame.Frame):
         self._kept.append(module)
 
     def note_attribute(self, module: Any, name: str, old: Any, new: Any) -> None:
+        self.expire()
         if id(module) in self.built:
             return
         if any(isinstance(v, _NUMBERS) and not isinstance(v, bool) for v in (old, new)):
@@ -79,6 +80,7 @@ class ProgramFrame(frame.Frame):
         self.attributes[id(module), name] = (module, name, old if first is None else first[2], new)
 
     def note_link(self, module: Any, kind: str, name: str, old: Any, new: Any) -> None:
+        self.expire()
         if id(module) in self.built:
             return
         if kind in ("_modules", "_parameters") or not isinstance(new, Variable):
@@ -315,6 +317,8 @@ class Compiled:
     def _run_inside(self, binding: Binding, dynamic: Any, rebuild: Any, first: Any) -> Any:
         """Run inside another objnet transform, or under a jax transform: through frames, without donation."""
         layout = binding.program.layout
+        if key_stream in binding.out:
+            frame.check_draw(key_stream)
         donated, kept = [frame.get(v) for v in binding.donated], [frame.get(v) for v in binding.kept]
         calling = _calling.__dict__
         previous = calling.get("call")
@@ -333,8 +337,11 @@ class Compiled:
     def _finish(self, binding: Binding, created: Sequence[Any]) -> None:
         """Attach new state, repeat what the function did to plain attributes, and note which values were handed out."""
         layout = binding.program.layout
-        for (i, _, name), value in zip(layout.created, created, strict=True):
-            setattr(binding.objects[i](), name, value)
+        for (i, kind, name), value in zip(layout.created, created, strict=True):
+            holder: Any = binding.objects[i]()
+            if kind == "_buffers":
+                value = Buffer(value, persistent=name not in holder._non_persistent_buffers_set)
+            setattr(holder, name, value)
         for i, name, value in layout.attributes:
             setattr(binding.objects[i](), name, value)
         if layout.exposed:
@@ -371,25 +378,36 @@ class Compiled:
     def _bind(self, signature: Any, dynamic: Any, rebuild: Any) -> tuple[Binding, Any]:
         """Capture, find or build the program, and remember the binding."""
         statics = () if rebuild is None else rebuild[2]
-        capture, facts = self._capture(statics)
-        programs = _programs.setdefault(_anchor(self._function), OrderedDict())
-        lifted = list(dict.fromkeys([*capture.variables, key_stream]))
         shape = signature if rebuild is None else (rebuild[0], tuple(k if k is None or len(k) == 2 else () for k in rebuild[1]))
-        program, first = programs.get((self._options, shape, facts)), None
-        if program is None:
-            found, jaxpr, shapes, traced = self._first_trace(capture, lifted, dynamic, rebuild)
+        programs = _programs.setdefault(_anchor(self._function), OrderedDict())
+        met: list[Variable] = []  # while tracing, though no path leads to them
+        while True:
+            capture, facts = self._capture(statics)
+            reachable = list(dict.fromkeys([*capture.variables, key_stream]))
+            lifted = list(dict.fromkeys([*(() if _under_plain_jit() else reachable), *met]))
+            program, first = programs.get((self._options, shape, facts)), None
+            if program is not None:
+                lifted = reachable
+                break
+            try:
+                found, jaxpr, shapes, traced = self._first_trace(capture, lifted, dynamic, rebuild)
+            except frame.Unlifted as missing:
+                if _is_open(missing.frame):
+                    raise
+                met += [missing.variable, *(() if _under_plain_jit() else _relatives(missing.variable))]
+                continue
             if found.changed:
                 capture, facts = self._capture(statics)
-            lifted = list(dict.fromkeys([*capture.variables, key_stream]))
-            reachable = len(lifted)
-            lifted = list(dict.fromkeys([*lifted, *traced]))
+                reachable = list(dict.fromkeys([*capture.variables, key_stream]))
+            lifted = list(dict.fromkeys([*reachable, *traced]))
             layout = found.layout(lifted, capture.objects)
             program = Program(layout, self._donate and bool(layout.donated) and not _has_callback(jaxpr.jaxpr))
             first = _replay(jaxpr, shapes, traced, list(found.out), layout, lifted)
-            if max((*layout.donated, *layout.kept, *layout.extra, -1)) < reachable:
+            if max((*layout.donated, *layout.kept, *layout.extra, -1)) < len(reachable):
                 programs[self._options, shape, facts] = program
                 if len(programs) > MAX_PROGRAMS:
                     programs.popitem(last=False)
+            break
         binding = Binding(program, capture, lifted, Watch(capture))
         for root in (self._function, *statics):
             binding.watch.hold(root)
@@ -413,31 +431,22 @@ class Compiled:
                 o.__objnet_prepare__()
 
     def _first_trace(self, capture: Capture, lifted: list[Variable], dynamic: Any, rebuild: Any) -> Any:
-        """Trace to a jaxpr; again for every Variable met that no path leads to."""
+        """Trace to a jaxpr, and refuse what the trace changed and no program can repeat."""
         snapshot = Snapshot(capture)
-        if frame.current() is None and frame.trace_state() != frame.CLEAN and frame.staged():
-            lifted = []  # only what is really read may raise
-        while True:
-            found: list[_Found] = []
+        found: list[_Found] = []
 
-            def body(values: list[Any], dynamic: tuple[Any, ...]) -> list[Any]:
-                trace, result = self._trace(dict(zip(lifted, values, strict=True)), rebuild, dynamic)
-                found.append(trace)
-                out = [list(trace.out.values()), list(trace.created_values), result]
-                trace.drop_tracers()
-                return out
+        def body(values: list[Any], dynamic: tuple[Any, ...]) -> list[Any]:
+            trace, result = self._trace(dict(zip(lifted, values, strict=True)), rebuild, dynamic)
+            found.append(trace)
+            out = [list(trace.out.values()), list(trace.created_values), result]
+            trace.drop_tracers()
+            return out
 
-            try:
-                jaxpr, shapes = jax.make_jaxpr(body, return_shape=True)([_input(v) for v in lifted], dynamic)
-                break
-            except frame.Unlifted as missing:
-                snapshot.restore()
-                if _is_open(missing.frame):
-                    raise
-                lifted = list(dict.fromkeys([*lifted, missing.variable, *_relatives(missing.variable)]))
-            except BaseException:
-                snapshot.restore()
-                raise
+        try:
+            jaxpr, shapes = jax.make_jaxpr(body, return_shape=True)([_input(v) for v in lifted], dynamic)
+        except BaseException:
+            snapshot.restore()
+            raise
         changes = snapshot.changes()
         for key, owner, values, instance in changes:
             if instance is not None or not frame.is_concrete(values):
@@ -513,6 +522,11 @@ def _rebuild(rebuild: Any, dynamic: Any) -> Any:
 
 def _is_root(leaf: Any) -> bool:
     return isinstance(leaf, (Variable, _Static)) or hasattr(type(leaf), "__objnet_capture__")
+
+
+def _under_plain_jit() -> bool:
+    """Whether a plain jax transform is tracing here, so that only what is really read may be touched (and refused)."""
+    return frame.current() is None and frame.trace_state() != frame.CLEAN and frame.staged()
 
 
 def _relatives(v: Variable) -> list[Variable]:

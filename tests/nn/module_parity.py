@@ -67,7 +67,8 @@ def check_signature(name: str) -> None:
     ours, theirs = getattr(nn, name), getattr(torch.nn, name)
     expected = parameters_of(getattr(torch.nn, SPELLED_OUT.get(name, name)))
     assert parameters_of(ours) == [p for p in expected if name not in SPELLED_OUT or p[0] != "mode"]
-    assert parameters_of(ours.forward) == parameters_of(theirs.forward)
+    if theirs.forward is not torch.nn.Module.forward:
+        assert parameters_of(ours.forward) == parameters_of(theirs.forward)
 
 
 def check_attributes(pair: Pair) -> None:

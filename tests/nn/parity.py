@@ -24,7 +24,7 @@ def to_jax(x: torch.Tensor) -> jax.Array:
 
 
 def to_torch(x: jax.Array) -> torch.Tensor:
-    """A jax array as a tensor of the same dtype, a copy; 32-bit integers become int64, which torch wants for indices."""
+    """A jax array as a tensor of the same dtype, a copy; int32 becomes int64, which torch wants for indices."""
     if x.dtype == jnp.bfloat16:
         return torch.tensor(np.asarray(x.astype(jnp.float32))).bfloat16()
     tensor = torch.tensor(np.asarray(x))
@@ -56,7 +56,7 @@ def assert_parity(
     seed: int = 0,
     **tolerances: float,
 ) -> None:
-    """The functions agree on ``arrays``, ours compiled, and so do their vector-Jacobian products for a random cotangent.
+    """The functions agree on ``arrays``, ours compiled, and so do their vector-Jacobian products (random cotangent).
 
     ``gradients`` are the positions differentiated; by default those of all floating point arrays.
     """

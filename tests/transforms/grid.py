@@ -27,35 +27,48 @@ X = np.asarray([0.5, -1.0, 2.0], np.float32)
 
 
 class Reference:
-    """The model by hand: explicit values, plain jnp, no objnet."""
+    """The model by hand: explicit values, plain jnp, no objnet.
 
-    def __init__(self, weight: Any, buffer: Any, hidden: Any, key: Any, extra: Any = None):
-        self.weight, self.buffer, self.hidden, self.key, self.extra = weight, buffer, hidden, key, extra
+    Args:
+        given: values that a pure apply was given for what is created on the way: "extra", "local".
+    """
+
+    def __init__(self, weight: Any, buffer: Any, hidden: Any, key: Any, given: dict[str, Any] | None = None):
+        self.weight, self.buffer, self.hidden, self.key = weight, buffer, hidden, key
+        self.extra: Any = None
+        self.given = given or {}
 
     def draw(self) -> Any:
         self.key, new = jax.random.split(self.key)
         return new
 
-    def values(self) -> dict[str, Any]:
-        return {"weight": self.weight, "buffer": self.buffer, "hidden": self.hidden, "key": self.key, "extra": self.extra}
+    def state(self) -> dict[str, Any]:
+        """Everything the model holds by now."""
+        state = {"weight": self.weight, "buffer": self.buffer, "hidden": self.hidden, "key": self.key}
+        return state if self.extra is None else {**state, "extra": self.extra}
 
 
 class Effect(NamedTuple):
-    """A side effect, done by a model and by hand, and what the value written depends on."""
+    """A side effect, done by a model and by hand.
+
+    ``writes`` is None or a kind of Variable; ``depends`` says on what the value written depends: "x", "weight", or "" for nothing
+    that is traced; ``creates`` whether the Variable is new.
+    """
 
     act: Callable[[Any, Any], Any]
     by_hand: Callable[[Reference, Any], Any]
-    writes: str = ""  # what: "parameter", "buffer", "array"
-    depends: str = ""  # on "x", on the "weight", or on nothing traced
+    writes: str | None = None
+    depends: str = ""
+    creates: bool = False
     draws: bool = False
 
 
 EFFECTS: dict[str, Effect] = {}
 
 
-def effect(by_hand: Callable[[Reference, Any], Any], **facts: Any) -> Callable[[Any], Any]:
+def effect(by_hand: Callable[[Reference, Any], Any], *facts: Any, **more: Any) -> Callable[[Any], Any]:
     def add(act: Any) -> Any:
-        EFFECTS[act.__name__] = Effect(act, by_hand, **facts)
+        EFFECTS[act.__name__] = Effect(act, by_hand, *facts, **more)
         return act
 
     return add
@@ -74,6 +87,9 @@ class Model(Module):
             self.register_forward_hook(_count)
 
     def forward(self, x: Any) -> Any:
+        if self.effect is registers_buffer_in_forward:
+            self.register_buffer("extra", x + 1.0)
+            return x * self.weight * self.extra
         return x * self.weight
 
     # One method for every signature that jax asks of a callable.
@@ -119,52 +135,55 @@ def _after(change: Callable[[Reference, Any], None]) -> Callable[[Reference, Any
     return by_hand
 
 
+THREE = np.full(SIZE, 3.0, np.float32)
+
+
 @effect(_after(lambda ref, x: None))
 def reads_parameter(model: Any, x: Any) -> Any:
     return model(x)
 
 
-@effect(_after(lambda ref, x: setattr(ref, "weight", jnp.full(SIZE, 2.5, jnp.float32))), writes="parameter")
+@effect(_after(lambda ref, x: setattr(ref, "weight", jnp.asarray(THREE))), "parameter")
 def assigns_data(model: Any, x: Any) -> Any:
-    model.weight.data = jnp.full(SIZE, 2.5, jnp.float32)
+    model.weight.data = THREE
     return model(x)
 
 
-@effect(_after(lambda ref, x: setattr(ref, "weight", ref.weight + 1.0)), writes="parameter", depends="weight")
+@effect(_after(lambda ref, x: setattr(ref, "weight", ref.weight + 1.0)), "parameter", "weight")
 def adds_to_data(model: Any, x: Any) -> Any:
     model.weight.data.add_(1.0)
     return model(x)
 
 
-@effect(_after(lambda ref, x: setattr(ref, "weight", x * 2.0)), writes="parameter", depends="x")
+@effect(_after(lambda ref, x: setattr(ref, "weight", x * 2.0)), "parameter", "x")
 def assigns_data_from_input(model: Any, x: Any) -> Any:
     model.weight.data = x * 2.0
     return model(x)
 
 
-def _local(ref: Reference, x: Any) -> Any:
-    return x * ref.weight * jnp.full(SIZE, 3.0, jnp.float32)
+def _created(ref: Reference, x: Any) -> Any:
+    return x * ref.weight * ref.given.get("local", THREE)
 
 
-@effect(_local, writes="parameter")
+@effect(_created, "parameter", creates=True)
 def creates_parameter(model: Any, x: Any) -> Any:
-    return model(x) * Parameter(np.full(SIZE, 3.0, np.float32))
+    return model(x) * Parameter(THREE)
 
 
 def _registered(ref: Reference, x: Any) -> Any:
-    ref.extra = jnp.full(SIZE, 3.0, jnp.float32)
+    ref.extra = jnp.asarray(ref.given.get("extra", THREE))
     return x * ref.weight * ref.extra
 
 
-@effect(_registered, writes="member")
+@effect(_registered, "parameter", creates=True)
 def registers_parameter(model: Any, x: Any) -> Any:
-    model.extra = Parameter(np.full(SIZE, 3.0, np.float32))
+    model.extra = Parameter(THREE)
     return model(x) * model.extra
 
 
-@effect(_registered, writes="buffer")
+@effect(_registered, "buffer", creates=True)
 def registers_buffer(model: Any, x: Any) -> Any:
-    model.register_buffer("extra", np.full(SIZE, 3.0, np.float32))
+    model.register_buffer("extra", THREE)
     return model(x) * model.extra
 
 
@@ -173,28 +192,21 @@ def _registered_from_input(ref: Reference, x: Any) -> Any:
     return x * ref.weight * ref.extra
 
 
-@effect(_registered_from_input, writes="buffer", depends="x")
-def registers_buffer_from_input(model: Any, x: Any) -> Any:
-    model.register_buffer("extra", x + 1.0)
-    return model(x) * model.extra
-
-
-@effect(_after(lambda ref, x: setattr(ref, "hidden", x + 1.0)), writes="array", depends="x")
-def sets_array(model: Any, x: Any) -> Any:
-    model.hidden = x + 1.0
+@effect(_registered_from_input, "buffer", "x", creates=True)
+def registers_buffer_in_forward(model: Any, x: Any) -> Any:
     return model(x)
 
 
-@effect(_after(lambda ref, x: setattr(ref, "hidden", ref.hidden + 1.0)), writes="array")
-def counts_in_array(model: Any, x: Any) -> Any:
-    model.hidden = model.hidden + 1.0
-    return model(x)
-
-
-@effect(_registered_from_input, writes="array", depends="x")
+@effect(_registered_from_input, "array", "x", creates=True)
 def creates_array(model: Any, x: Any) -> Any:
     model.extra = x + 1.0
     return model(x) * model.extra
+
+
+@effect(_after(lambda ref, x: setattr(ref, "hidden", x + 1.0)), "array", "x")
+def sets_array(model: Any, x: Any) -> Any:
+    model.hidden = x + 1.0
+    return model(x)
 
 
 @effect(lambda ref, x: x * ref.weight + jax.random.uniform(ref.draw(), (SIZE,)), draws=True)
@@ -208,7 +220,7 @@ def _batch_norm(ref: Reference, x: Any) -> Any:
     return (x - mean) * ref.weight
 
 
-@effect(_batch_norm, writes="buffer", depends="x")
+@effect(_batch_norm, "buffer", "x")
 def normalises_in_training(model: Any, x: Any) -> Any:
     mean = lax.reduce_sum(x, axes=(0,)) / SIZE
     model.buffer = model.buffer * 0.9 + mean * 0.1
@@ -224,7 +236,7 @@ def drops_in_training(model: Any, x: Any) -> Any:
     return model(_dropout(next_rng_key(), x))
 
 
-@effect(_after(lambda ref, x: setattr(ref, "buffer", ref.buffer + 1.0)), writes="buffer")
+@effect(_after(lambda ref, x: setattr(ref, "buffer", ref.buffer + 1.0)), "buffer")
 def hook_writes_buffer(model: Any, x: Any) -> Any:
     return model(x)
 
@@ -321,6 +333,12 @@ def _loop(f: Any, x: Any) -> Any:
 
 def _rows(f: Any, x: Any) -> Any:
     return jnp.stack([f(x), f(x + 1.0)])
+
+
+def _mapped(f: Any, x: Any) -> Any:
+    """Both rows run from one state, in one run of the callable."""
+    second = f.pure(x + 1.0)
+    return jnp.stack([f(x), second])
 
 
 def _mesh() -> Any:
@@ -430,7 +448,7 @@ TRANSFORMS = {
     "jit": Transform("staged", "vector", lambda f, x: jax.jit(f)(x), lambda f, x: f(x)),
     "grad": Transform("eager", "scalar", lambda f, x: jax.grad(f)(x), _jacobian),
     "value_and_grad": Transform("eager", "scalar", lambda f, x: jax.value_and_grad(f)(x), _value_and_jacobian),
-    "vmap": Transform("eager", "vector", lambda f, x: jax.vmap(f)(_two(x)), _rows),
+    "vmap": Transform("eager", "vector", lambda f, x: jax.vmap(f)(_two(x)), _mapped),
     "pmap": Transform("staged", "vector", _pmap, lambda f, x: f(x)[None]),
     "jvp": Transform("eager", "vector", _jvp, _pushed),
     "vjp": Transform("eager", "vector", _vjp, _pulled),

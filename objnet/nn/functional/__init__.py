@@ -18,19 +18,19 @@ from objnet.nn.functional.activation import (
     softplus,
     tanh,
 )
+from objnet.nn.functional.conv import conv1d, conv2d, conv3d
 from objnet.nn.functional.dropout import alpha_dropout, dropout, dropout1d, dropout2d, dropout3d, feature_alpha_dropout
 from objnet.nn.functional.linear import linear
 from objnet.nn.functional.loss import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
-    cross_entropy,
     huber_loss,
     l1_loss,
     mse_loss,
-    nll_loss,
     smooth_l1_loss,
 )
 from objnet.nn.functional.normalization import batch_norm, layer_norm, normalize
+from objnet.nn.functional.pad import pad
 from objnet.nn.functional.sparse import embedding, one_hot
 
 __all__ = [
@@ -38,7 +38,9 @@ __all__ = [
     "batch_norm",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
-    "cross_entropy",
+    "conv1d",
+    "conv2d",
+    "conv3d",
     "dropout",
     "dropout1d",
     "dropout2d",
@@ -57,9 +59,9 @@ __all__ = [
     "log_softmax",
     "logsigmoid",
     "mse_loss",
-    "nll_loss",
     "normalize",
     "one_hot",
+    "pad",
     "relu",
     "relu6",
     "sigmoid",

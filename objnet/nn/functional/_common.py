@@ -113,7 +113,8 @@ def resolve_reduction(reduction: str, size_average: bool | None = None, reduce: 
     if size_average is not None or reduce is not None:
         averaged = "sum" if size_average is not None and not size_average else "mean"
         reduction = averaged if reduce is None or reduce else "none"
-        warnings.warn(f"size_average and reduce are deprecated: pass reduction={reduction!r}", UserWarning, stacklevel=3)
+        message = f"size_average and reduce are deprecated: pass reduction={reduction!r}"
+        warnings.warn(message, UserWarning, stacklevel=3)
     if reduction == "elementwise_mean":
         warnings.warn("reduction='elementwise_mean' is deprecated: pass reduction='mean'", UserWarning, stacklevel=3)
         return "mean"

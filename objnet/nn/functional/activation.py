@@ -1,7 +1,7 @@
 """Activation functions.
 
-Functions that torch can compute in place take ``inplace`` and return the same result either way: arrays are immutable, so
-the argument is never changed, and a program that uses the result needs nothing else.  Gradients at kinks are torch's.
+Functions that torch can compute in place take ``inplace`` and return the same result either way: arrays are immutable,
+so the argument never changes, and a program that uses the result needs nothing else.  Gradients at kinks are torch's.
 """
 
 from __future__ import annotations
@@ -40,10 +40,11 @@ _Map = Callable[[jax.Array], jax.Array]
 
 
 def _pointwise(value: _Map, slope: _Map) -> _Map:
-    """An elementwise function that keeps one array, its slope, for the backward pass, where autodiff keeps two or three.
+    """An elementwise function that keeps one array for the backward pass, its slope; autodiff keeps two or three.
 
-    A scan over layers stores what is kept layer by layer.  Against autodiff of the same formula, jitted forward and
-    backward on CPU: gelu 0.9 of the time at (8, 128, 256) and (16, 128, 768), and 0.6 of ``jax.nn.gelu``'s.
+    A scan over layers stores, layer by layer, what is kept.  Jitted forward and backward on CPU, gelu at (8, 128, 256)
+    and (16, 128, 768): 0.91-0.95 of the time of autodiff of the same formula, as a custom_vjp, and 0.6 of
+    ``jax.nn.gelu``'s.
     """
 
     @jax.custom_jvp
@@ -106,11 +107,11 @@ def leaky_relu(input: jax.Array, negative_slope: float = 0.01, inplace: bool = F
         NotImplementedError: dtypes that are not floating point.
     """
     input = _floating("leaky_relu", input)
-    return jnp.where(input > 0, input, input * negative_slope)
+    return jnp.where(input > 0, input, input * float(negative_slope))
 
 
 def elu(input: jax.Array, alpha: float = 1.0, inplace: bool = False) -> jax.Array:
-    """``input`` where positive, else ``alpha * (exp(input) - 1)``; the gradient at 0 is ``alpha`` (Clevert et al. 2015).
+    """``input`` where positive, else ``alpha * (exp(input) - 1)``, with gradient ``alpha`` at 0 (Clevert et al. 2015).
 
     Raises:
         NotImplementedError: dtypes that are not floating point.
@@ -118,7 +119,7 @@ def elu(input: jax.Array, alpha: float = 1.0, inplace: bool = False) -> jax.Arra
     input = _floating("elu", input)
     low = input <= 0
     # the inner where keeps an overflow of exp in the branch not taken out of the gradient
-    return jnp.where(low, alpha * jnp.expm1(jnp.where(low, input, 0.0)), input)
+    return jnp.where(low, float(alpha) * jnp.expm1(jnp.where(low, input, 0.0)), input)
 
 
 def relu6(input: jax.Array, inplace: bool = False) -> jax.Array:
@@ -144,11 +145,11 @@ def hardtanh(input: jax.Array, min_val: float = -1.0, max_val: float = 1.0, inpl
     if min_val > max_val:
         raise ValueError(f"min_val cannot be greater than max_val, got {min_val} and {max_val}")
     input = _real("hardtanh", input)
-    if jnp.issubdtype(input.dtype, jnp.integer):
-        min_val, max_val = int(min_val), int(max_val)
-        if jnp.issubdtype(input.dtype, jnp.unsignedinteger) and (min_val < 0 or max_val < 0):
-            raise RuntimeError("hardtanh takes no negative limits for an unsigned dtype")
-    return jnp.where(input <= min_val, min_val, jnp.where(input >= max_val, max_val, input))
+    number = int if jnp.issubdtype(input.dtype, jnp.integer) else float
+    low, high = number(min_val), number(max_val)
+    if jnp.issubdtype(input.dtype, jnp.unsignedinteger) and low < 0:
+        raise RuntimeError("hardtanh takes no negative limits for an unsigned dtype")
+    return jnp.where(input <= low, low, jnp.where(input >= high, high, input))
 
 
 def tanh(input: jax.Array) -> jax.Array:
@@ -195,9 +196,9 @@ def softplus(input: jax.Array, beta: float = 1, threshold: float = 20) -> jax.Ar
     """
     input = _floating("softplus", input)
     wide = widen(input)
-    scaled = wide * beta
-    linear = scaled > threshold
-    return jnp.where(linear, wide, _log1p_exp(jnp.where(linear, 0.0, scaled)) / beta).astype(input.dtype)
+    scaled = wide * float(beta)
+    linear = scaled > float(threshold)
+    return jnp.where(linear, wide, _log1p_exp(jnp.where(linear, 0.0, scaled)) / float(beta)).astype(input.dtype)
 
 
 def logsigmoid(input: jax.Array) -> jax.Array:
@@ -275,8 +276,8 @@ def _log_softmax(x: jax.Array, axis: int) -> jax.Array:
 
 @_log_softmax.defjvp
 def _log_softmax_jvp(axis: int, primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    # Keeping exp(y), not the shifted input, lets the scattered gradient of nll_loss fuse with this rule: jitted forward and
-    # backward of nll_loss(log_softmax(x)) on CPU, against autodiff and jax.nn.log_softmax: 0.4 at (700, 10000), even below.
+    # Jitted forward and backward of nll_loss(log_softmax(x)) on CPU, against autodiff and against jax.nn.log_softmax:
+    # 0.4-0.8 of the time at (700, 10000), even at (1024, 256); log_softmax alone is even.
     (x,), (tangent,) = primals, tangents
     y = _log_softmax(x, axis)
     return y, tangent - jnp.sum(jnp.exp(y) * tangent, axis, keepdims=True)

@@ -33,9 +33,7 @@ def linear(input: jax.Array, weight: jax.Array, bias: jax.Array | None = None) -
     if weight.ndim > 2:
         raise RuntimeError(f"linear needs a weight of at most 2 dimensions, got shape {weight.shape}")
     if input.shape[-1] != weight.shape[-1]:
-        raise RuntimeError(
-            f"linear: the last dimension of the input {input.shape} is not the last of the weight {weight.shape}"
-        )
+        raise RuntimeError(f"linear: the last dimension of the input {input.shape} is not the last of the weight {weight.shape}")
     if input.dtype != weight.dtype:
         raise RuntimeError(f"linear needs one dtype, got {input.dtype} input and {weight.dtype} weight")
     if input.dtype == jnp.bool_:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from typing import Any
 
 import jax
@@ -78,8 +79,8 @@ def l1_loss(
 ) -> jax.Array:
     """Absolute differences, with gradient 0 where they are 0 (torch's ``F.l1_loss``).
 
-    Arguments, result and errors as :func:`mse_loss`, but integers are taken unless their mean is asked for, and booleans
-    raise ``RuntimeError``.
+    Arguments, result and errors as :func:`mse_loss`, but integers are taken unless their mean is asked for, and
+    booleans raise ``RuntimeError``.
     """
     reduction, weight = resolve_reduction(reduction, size_average, reduce), _element_weight(weight, input)
     if any(as_array(x).dtype == jnp.bool_ for x in (input, target)):
@@ -114,7 +115,7 @@ def smooth_l1_loss(
     if beta == 0:
         return l1_loss(input, target, reduction=reduction)
     require_floating("smooth_l1_loss", input)
-    return reduced(_huber(input - target, beta) / beta, reduction)
+    return reduced(_huber(input - target, float(beta)) / float(beta), reduction)
 
 
 def huber_loss(
@@ -140,7 +141,7 @@ def huber_loss(
     require_floating("huber_loss", input)
     if not jnp.issubdtype(dtype, jnp.floating):
         raise RuntimeError(f"huber_loss: the result cannot have the dtype {dtype} of the input")
-    losses = _huber(input - target, delta).astype(dtype)
+    losses = _huber(input - target, float(delta)).astype(dtype)
     return reduced(losses if weight is None else _weighted(losses, weight), reduction)
 
 
@@ -165,8 +166,8 @@ def binary_cross_entropy(
 
     Raises:
         ValueError: two shapes, an unknown ``reduction``.
-        RuntimeError: two dtypes, a weight that does not broadcast, values outside of [0, 1]; in compiled code, where they
-            cannot be seen, their loss is NaN and so are their gradients.
+        RuntimeError: two dtypes, a weight that does not broadcast, values outside of [0, 1]; in compiled code, where
+            they cannot be seen, their loss is NaN and so are their gradients.
         NotImplementedError: dtypes that are not floating point.
     """
     reduction = resolve_reduction(reduction, size_average, reduce)
@@ -214,9 +215,7 @@ def binary_cross_entropy_with_logits(
     reduction = resolve_reduction(reduction, size_average, reduce)
     input, target = as_array(input), as_array(target)
     if input.shape != target.shape:
-        raise ValueError(
-            f"binary_cross_entropy_with_logits: the target's shape {target.shape} is not the input's {input.shape}"
-        )
+        raise ValueError(f"binary_cross_entropy_with_logits: the target's shape {target.shape} is not the input's {input.shape}")
     require_floating("binary_cross_entropy_with_logits", input)
     if not is_floating(target):
         raise RuntimeError(f"binary_cross_entropy_with_logits needs a floating point target, got {target.dtype}")
@@ -269,10 +268,17 @@ def _averaged(losses: jax.Array, weight: jax.Array | None, reduction: str) -> ja
     return jnp.sum(losses) / jnp.sum(weight).astype(losses.dtype)
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _huber(difference: jax.Array, delta: float) -> jax.Array:
-    # one polynomial in the difference and its clipped value: no branch whose overflow could spoil the other's gradient
     clipped = jnp.clip(difference, -delta, delta)
     return clipped * (difference - 0.5 * clipped)
+
+
+@_huber.defjvp
+def _huber_jvp(delta: float, primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    # the slope autodiff finds too, but without its 0 * inf at an infinite difference
+    (difference,), (tangent,) = primals, tangents
+    return _huber(difference, delta), tangent * jnp.clip(difference, -delta, delta)
 
 
 @jax.custom_jvp

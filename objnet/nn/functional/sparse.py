@@ -59,7 +59,7 @@ def embedding(
         raise AssertionError(f"padding_idx must be within num_embeddings ({rows.shape[0]}), got {padding_idx}")
     if max_norm is not None:
         write = setter("embedding(max_norm=...): the weight", weight, "pass the Parameter, or use nn.Embedding")
-        rows = renormalised(input, rows, max_norm, norm_type)
+        rows = renormalised(input, rows, float(max_norm), float(norm_type))
         write(rows)
     output = _rows(rows, input)
     if scale_grad_by_freq:

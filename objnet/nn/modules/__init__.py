@@ -20,6 +20,7 @@ from objnet.nn.modules.activation import (
 )
 from objnet.nn.modules.batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from objnet.nn.modules.container import ModuleDict, ModuleList, Sequential
+from objnet.nn.modules.conv import Conv1d, Conv2d, Conv3d
 from objnet.nn.modules.dropout import AlphaDropout, Dropout, Dropout1d, Dropout2d, Dropout3d, FeatureAlphaDropout
 from objnet.nn.modules.flatten import Flatten, Unflatten
 from objnet.nn.modules.linear import Identity, Linear
@@ -44,6 +45,9 @@ __all__ = [
     "BatchNorm1d",
     "BatchNorm2d",
     "BatchNorm3d",
+    "Conv1d",
+    "Conv2d",
+    "Conv3d",
     "CrossEntropyLoss",
     "Dropout",
     "Dropout1d",

@@ -102,7 +102,7 @@ class _Numbered(Module):
 
     def _hold(self, modules: list[Any]) -> None:
         """Hold exactly these children, numbered."""
-        for name in reversed(self._modules):  # last first, so that undoing it restores the order
+        for name in reversed(list(self._modules)):  # last first, so that undoing it restores the order
             delattr(self, name)
         for number, module in enumerate(modules):
             self._link("_modules", str(number), module)

@@ -165,7 +165,6 @@ class ParameterDict(_Held):
         self._keys = {**self._keys, key: None}  # replaced, not changed: a transform can take it back
 
     def __delitem__(self, key: str) -> None:
-        self._check_key(key)
         if key not in self._keys:
             raise KeyError(key)
         self._keys = {k: None for k in self._keys if k != key}

@@ -19,7 +19,19 @@ from tests.nn.parity import assert_close, assert_derivatives, assert_parity, ass
 F = torch.nn.functional
 INF, NAN = float("inf"), float("nan")
 FLOATS = ["float32", "bfloat16", "float16"]
-POINTWISE = ["elu", "gelu", "hardtanh", "leaky_relu", "logsigmoid", "relu", "relu6", "sigmoid", "silu", "softplus", "tanh"]
+POINTWISE = [
+    "elu",
+    "gelu",
+    "hardtanh",
+    "leaky_relu",
+    "logsigmoid",
+    "relu",
+    "relu6",
+    "sigmoid",
+    "silu",
+    "softplus",
+    "tanh",
+]
 INPLACE = ["elu", "hardtanh", "leaky_relu", "relu", "relu6", "silu"]
 HALVING = ["glu"]
 ALONG = ["softmax", "log_softmax"]
@@ -48,7 +60,7 @@ def test_not_finite(name):
     assert_parity(*both(name), x)
 
 
-@pytest.mark.parametrize("name", [n for n in POINTWISE + HALVING + ALONG])
+@pytest.mark.parametrize("name", POINTWISE + HALVING + ALONG)
 def test_float64_empty_and_scalar(name):
     options = {"dim": 0} if name in ALONG else {}
     with jax.enable_x64(True):
@@ -214,5 +226,14 @@ def test_the_backward_pass_keeps_one_array(name):
 def test_vmap(name):
     x = normal(3, 4)
     function = getattr(ours, name)
-    np.testing.assert_allclose(jax.vmap(jax.grad(lambda x: function(x).sum()))(x), jax.grad(lambda x: function(x).sum())(x),
-                               rtol=1e-6)  # fmt: skip
+    gradient = jax.grad(lambda x: function(x).sum())
+    np.testing.assert_allclose(jax.vmap(gradient)(x), gradient(x), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"), [("leaky_relu", (0.5,)), ("elu", (0.5,)), ("hardtanh", (-0.5, 0.5)), ("softplus", (0.5, 3))]
+)
+def test_numpy_numbers_do_not_change_the_dtype(name, arguments):
+    x, function = normal(10, dtype="bfloat16"), getattr(ours, name)
+    np.testing.assert_array_equal(function(x, *map(np.float32, arguments)), function(x, *arguments))
+    assert function(x, *map(np.float32, arguments)).dtype == x.dtype

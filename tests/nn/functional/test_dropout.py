@@ -192,7 +192,10 @@ def test_alpha_dropout_has_torchs_two_values(name, p, dtype):
         assert output.dtype == x.dtype
         tolerance = 1e-6 if dtype == "float32" else 1e-2
         np.testing.assert_allclose(
-            np.unique(np.asarray(output, np.float32)), np.unique(expected.float().numpy()), rtol=tolerance, atol=tolerance
+            np.unique(np.asarray(output, np.float32)),
+            np.unique(expected.float().numpy()),
+            rtol=tolerance,
+            atol=tolerance,
         )
 
 
@@ -232,6 +235,14 @@ def test_compiled_and_mapped(fixed_key):
     expected = run("dropout", x, 0.1)
     np.testing.assert_allclose(jax.jit(lambda x: run("dropout", x, 0.1))(x), expected, rtol=1e-6)
     np.testing.assert_allclose(jax.vmap(lambda y: run("dropout", x * y, 0.1))(jnp.ones(2))[1], expected, rtol=1e-6)
+
+
+def test_numpy_probabilities_do_not_change_the_dtype(fixed_key):
+    x = jnp.ones((2, 3, 4), jnp.bfloat16)
+    for name in NAMES:
+        output, vjp = jax.vjp(lambda x: run(name, x, np.float32(0.25), True), x)
+        np.testing.assert_array_equal(output, run(name, x, 0.25, True))
+        assert vjp(output)[0].dtype == x.dtype
 
 
 def test_infinite_elements_are_not_hidden():

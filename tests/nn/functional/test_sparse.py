@@ -163,7 +163,17 @@ def test_one_hot_has_the_default_integer_dtype():
 
 @pytest.mark.parametrize(
     ("classes", "num_classes"),
-    [([0, 2], 2), ([0, 2], 0), ([0, 2], -2), ([0, -2], 3), ([], -1), ([], 0), ([1.0], 3), (np.ones(1, np.uint8), 3), ([1], 3.0)],
+    [
+        ([0, 2], 2),
+        ([0, 2], 0),
+        ([0, 2], -2),
+        ([0, -2], 3),
+        ([], -1),
+        ([], 0),
+        ([1.0], 3),
+        (np.ones(1, np.uint8), 3),
+        ([1], 3.0),
+    ],
 )
 def test_one_hot_refusals(classes, num_classes):
     classes = jnp.asarray(classes) if len(classes) else jnp.zeros(0, jnp.int32)

@@ -124,7 +124,7 @@ def test_state_kept_as_an_attribute_is_threaded():
     np.testing.assert_allclose(np.concatenate([run(x), run(x)]), whole, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("bias", "batched"), itertools.product([True, False], [True, False]))
+@pytest.mark.parametrize(("bias", "batched"), list(itertools.product([True, False], [True, False])))
 def test_lstm_cell(bias, batched):
     batch = (3,) if batched else ()
     check_module("LSTMCell", 3, 4, bias=bias, inputs=(torch.randn(*batch, 3), (torch.randn(*batch, 4), torch.randn(*batch, 4))))
