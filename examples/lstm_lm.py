@@ -43,8 +43,7 @@ class RNNModel(nn.Module):
         super().__init__()
         self.drop = nn.Dropout(dropout)
         self.encoder = nn.Embedding(ntoken, ninp)
-        # between layers only, so that a single layer has none (and torch warns of it)
-        self.rnn = nn.LSTM(ninp, nhid, nlayers, dropout=dropout if nlayers > 1 else 0.0)
+        self.rnn = nn.LSTM(ninp, nhid, nlayers, dropout=dropout if nlayers > 1 else 0.0)  # it drops between layers only
         self.decoder = nn.Linear(nhid, ntoken)
         if tie_weights:
             if nhid != ninp:
@@ -142,7 +141,7 @@ class Trainer:
 
         objnet.manual_seed(args.seed)
         model = RNNModel(len(corpus.words), args.emsize, args.nhid, args.nlayers, args.dropout, args.tied)
-        optimizer = optim.Adam(model.parameters(), lr=args.lr)
+        optimizer = optim.SGD(model.parameters(), lr=args.lr)
         criterion = nn.CrossEntropyLoss()
         self.model, self.optimizer = model, optimizer
 
@@ -240,6 +239,7 @@ class Trainer:
     def save_checkpoint(self) -> None:
         epoch = len(self.history)
         checkpoint = {
+            "program": "lstm_lm",
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "hidden": self.model.hidden,
@@ -262,16 +262,15 @@ class Trainer:
             checkpoint = objnet.load(path)
         except (OSError, ValueError) as error:
             fail(f"cannot resume from {path}: {getattr(error, 'strerror', None) or error}")
-        if not isinstance(checkpoint, dict) or not {"model", "optimizer", "words", "options"} <= checkpoint.keys():
+        if not isinstance(checkpoint, dict) or checkpoint.get("program") != "lstm_lm":
             fail(f"cannot resume from {path}: it is no checkpoint of this program")
-        other = {name: value for name, value in checkpoint["options"].items() if getattr(self.args, name, None) != value}
-        if other:
-            fail(f"cannot resume from {path}: it was made with {flags(other)}, this run has {flags({k: getattr(self.args, k, None) for k in other})}")
+        for name, value in checkpoint["options"].items():
+            if value != getattr(self.args, name):
+                flag = f"--{name.replace('_', '-')}"
+                fail(f"cannot resume from {path}: it was made with {flag} {value}, this run has {flag} {getattr(self.args, name)}")
         if checkpoint["words"] != self.corpus.words or checkpoint["text"] != self.corpus.fingerprint:
-            fail(
-                f"cannot resume from {path}: it was made from another text, with a vocabulary of {len(checkpoint['words'])} words "
-                f"where this one has {len(self.corpus.words)}"
-            )
+            words = len(checkpoint["words"]), len(self.corpus.words)
+            fail(f"cannot resume from {path}: it was made from another text, of {words[0]} different words where this one has {words[1]}")
         try:
             self.model.load_state_dict(checkpoint["model"])
             self.optimizer.load_state_dict(checkpoint["optimizer"])
@@ -349,7 +348,7 @@ def plot(trainer: Trainer, path: Path) -> None:
 
 # A run can be resumed only with the same of these.
 FIXED = ("emsize", "nhid", "nlayers", "dropout", "tied", "clip", "batch_size", "eval_batch_size", "bptt", "min_count")
-QUICK = {"emsize": 64, "nhid": 64, "nlayers": 1, "epochs": 2, "sample": 20}
+QUICK = {"emsize": 64, "nhid": 64, "nlayers": 1, "epochs": 3, "sample": 20}
 QUICK_CHARACTERS = 60_000
 
 
@@ -365,17 +364,14 @@ def write(obj: Any, path: Path) -> None:
         fail(f"cannot write {path}: {error.strerror or error}")
 
 
-def flags(values: dict[str, Any]) -> str:
-    return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in values.items())
-
-
-def number(kind: type, low: float, high: float = math.inf, excluded: bool = False) -> Any:
-    """A parser of numbers from ``low`` to ``high``, ``low`` itself excluded or not."""
+def number(kind: type, low: float, high: float = math.inf, above: bool = False) -> Any:
+    """A parser of finite numbers from ``low`` (itself excluded if ``above``) to ``high``."""
 
     def parse(text: str) -> Any:
         value = kind(text)
-        if not (low <= value <= high) or (excluded and value == low) or math.isinf(value):
-            raise argparse.ArgumentTypeError(f"{text} is not {'above' if excluded else 'at least'} {low}" + (f" and at most {high}" if high < math.inf else ""))
+        if not low <= value <= high or math.isinf(value) or (above and value == low):
+            limits = f"above {low}" if above else f"{low} or more" if high == math.inf else f"from {low} to {high}"
+            raise argparse.ArgumentTypeError(f"{text} is not {limits}")
         return value
 
     parse.__name__ = kind.__name__
@@ -383,19 +379,19 @@ def number(kind: type, low: float, high: float = math.inf, excluded: bool = Fals
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    count, positive = number(int, 1), number(float, 0, excluded=True)
+    count, positive = number(int, 1), number(float, 0, above=True)
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--data", metavar="FILE", help="a text in UTF-8; by default the help pages of this Python")
     parser.add_argument("--save", metavar="DIR", type=Path, default=Path("runs/lstm_lm"), help="where the results go")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --save; without it a run starts anew")
     parser.add_argument("--quick", action="store_true", help="a small model on the start of the text, for a try")
-    parser.add_argument("--epochs", type=count, default=20, help="passes over the text, those of a resumed run included")
+    parser.add_argument("--epochs", type=count, default=10, help="passes over the text, those of a resumed run included")
     parser.add_argument("--emsize", type=count, default=200, help="size of word embeddings")
     parser.add_argument("--nhid", type=count, default=200, help="hidden units per layer")
     parser.add_argument("--nlayers", type=count, default=2, help="number of layers")
     parser.add_argument("--dropout", type=number(float, 0, 1), default=0.2, help="share of activations dropped")
     parser.add_argument("--tied", action=argparse.BooleanOptionalAction, default=True, help="one weight for embedding and decoder")
-    parser.add_argument("--lr", type=positive, default=3e-3, help="first learning rate, a fourth after an epoch without a new best")
+    parser.add_argument("--lr", type=positive, default=20.0, help="first learning rate, a fourth after an epoch without a new best")
     parser.add_argument("--clip", type=positive, default=0.25, help="largest norm of a gradient")
     parser.add_argument("--batch-size", type=count, default=20, help="stretches of text trained on side by side")
     parser.add_argument("--eval-batch-size", type=count, default=10, help="the same for validation")
@@ -420,10 +416,12 @@ def main(argv: list[str] | None = None) -> None:
     if not text.strip():
         fail(f"{name} is empty")
     corpus = Corpus(text[:QUICK_CHARACTERS] if args.quick else text, args.min_count)
-    need = {"training": (len(corpus.train), args.batch_size * (args.bptt + 1)), "validation": (len(corpus.valid), args.eval_batch_size * 2)}
-    for part, (words, least) in need.items():
+    for part, words, least, see in (
+        ("training", len(corpus.train), args.batch_size * (args.bptt + 1), "--batch-size, --bptt"),
+        ("validation", len(corpus.valid), args.eval_batch_size * 2, "--eval-batch-size"),
+    ):
         if words < least:
-            fail(f"{name} is too short: {words} words for {part}, where one batch needs {least} (see --batch-size, --bptt)")
+            fail(f"{name} is too short: {words} words for {part}, where one batch needs {least} (see {see})")
 
     trainer = Trainer(args, corpus)
     if args.resume:

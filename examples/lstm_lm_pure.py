@@ -153,13 +153,13 @@ def fail(message: str) -> NoReturn:
     raise SystemExit(2)
 
 
-def number(kind: type, low: float, excluded: bool = False) -> Any:
-    """A parser of finite numbers from ``low`` on, itself excluded or not."""
+def number(kind: type, low: float, above: bool = False) -> Any:
+    """A parser of finite numbers from ``low`` on, itself excluded if ``above``."""
 
     def parse(text: str) -> Any:
         value = kind(text)
-        if not low <= value < math.inf or (excluded and value == low):
-            raise argparse.ArgumentTypeError(f"{text} is not {'above' if excluded else 'at least'} {low}")
+        if not low <= value < math.inf or (above and value == low):
+            raise argparse.ArgumentTypeError(f"{text} is not {f'above {low}' if above else f'{low} or more'}")
         return value
 
     parse.__name__ = kind.__name__
@@ -167,11 +167,11 @@ def number(kind: type, low: float, excluded: bool = False) -> Any:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    count, positive = number(int, 1), number(float, 0, excluded=True)
+    count, positive = number(int, 1), number(float, 0, above=True)
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--data", metavar="FILE", help="a text in UTF-8; by default the help pages of this Python")
     parser.add_argument("--quick", action="store_true", help="a small model on the start of the text, for a try")
-    parser.add_argument("--epochs", type=count, default=8, help="passes over the text")
+    parser.add_argument("--epochs", type=count, default=5, help="passes over the text")
     parser.add_argument("--hidden", type=count, default=128, help="size of embedding and state")
     parser.add_argument("--lr", type=positive, default=4.0, help="first learning rate; it falls to zero along a cosine")
     parser.add_argument("--clip", type=positive, default=0.25, help="largest norm of a gradient")

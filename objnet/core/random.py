@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from objnet.core import draws
+from objnet.core import draws, rng
 from objnet.core.arrays import as_array
 from objnet.core.generator import Generator
 
@@ -122,15 +122,16 @@ def bernoulli(input: Any, *, generator: Generator | None = None) -> jax.Array:
 
 def fill(target: Any, kind: str, arguments: tuple[Any, ...], generator: Generator | None) -> Any:
     """Draw over the whole of ``target`` in place: the body of ``uniform_``, ``normal_`` and ``bernoulli_``."""
-    shape, dtype = target.shape, target.dtype
-    if kind == "uniform":
-        value = draws.uniform(shape, *arguments, dtype, generator)
-    elif kind == "normal":
-        value = draws.normal(shape, *arguments, dtype, generator)
-    else:
-        (p,) = arguments
-        value = draws.draw(
-            lambda g: g.bernoulli(p, shape), lambda k: jax.random.bernoulli(k, p, shape), shape, dtype, generator
-        )
-    target._set(value)
+    with rng.initialising(target):
+        shape, dtype = target.shape, target.dtype
+        if kind == "uniform":
+            value = draws.uniform(shape, *arguments, dtype, generator)
+        elif kind == "normal":
+            value = draws.normal(shape, *arguments, dtype, generator)
+        else:
+            (p,) = arguments
+            value = draws.draw(
+                lambda g: g.bernoulli(p, shape), lambda k: jax.random.bernoulli(k, p, shape), shape, dtype, generator
+            )
+        target._set(value)
     return target

@@ -9,16 +9,18 @@ every transform threads it like any other state; a pure function binds that Vari
 from __future__ import annotations
 
 import functools
+from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from objnet.core import errors, frame
+from objnet.core import errors, frame, scope
 from objnet.core.generator import Generator
-from objnet.core.variable import UNSET, Variable
+from objnet.core.variable import UNSET, Parameter, Variable
 
 
 class _KeyStream(Variable):
@@ -40,7 +42,6 @@ class _KeyStream(Variable):
         return "the random key stream"
 
 
-NO_RNG = UNSET  # bound to the key stream where a pure function was given ``rng=None``
 default_generator = Generator()
 key_stream = _KeyStream(UNSET)
 
@@ -114,17 +115,16 @@ def next_rng_key() -> jax.Array:
 
 
 def next_rng_keys(num: int) -> jax.Array:
-    """``num`` keys stacked along axis 0; see :func:`next_rng_key`."""
+    """``num`` keys stacked along axis 0, by one split (Haiku's ``next_rng_keys``); see :func:`next_rng_key`."""
     frame.check_draw(key_stream)
+    if binding() and key_stream._peek() is UNSET:
+        return split(_key(0), num)  # for a first value that is about to be replaced
     key = frame.get(key_stream)
     if key is None:  # in a program whose caller has none
         raise key_stream.unset()
-    keys = []
-    for _ in range(num):  # one split a key, as Haiku's sequence
-        key, new = jax.random.split(key)
-        keys.append(new)
-    frame.set(key_stream, key)
-    return jnp.stack(keys) if num != 1 else keys[0][None]
+    keys = split(key, num + 1)
+    frame.set(key_stream, keys[0])
+    return keys[1:]
 
 
 def host_stream() -> bool:
@@ -157,46 +157,65 @@ def draw(
 
 def binding() -> bool:
     """Whether a pure ``apply`` is building modules here, whose values come from its arguments."""
-    from objnet.core import scope
-
     inner = frame.current()
-    while inner is not None:
+    while inner is not None and not inner.closed:
         if getattr(inner, "applies", False):
             return scope.constructing()
         inner = inner.parent
     return False
 
 
+@contextmanager
+def initialising(target: Any) -> Iterator[None]:
+    """Filling ``target``, of which a Parameter in a pure ``apply`` takes no notice: then nothing is to be drawn for it."""
+    reset = scope.enter(scope.BUILD, None) if isinstance(target._owner(), Parameter) else None
+    try:
+        yield
+    finally:
+        if reset is not None:
+            scope.reset(reset)
+
+
 class PRNGSequence(Iterator[jax.Array]):
-    """An endless iterator of jax keys (Haiku's ``PRNGSequence``).
+    """An endless iterator of jax keys (Haiku's ``PRNGSequence``, with the same keys).
 
     Args:
-        key_or_seed: an int seed, a legacy uint32 key or a typed key.
+        key_or_seed: an int seed, a legacy uint32 key, a typed key, or the ``internal_state`` of another sequence.
 
     Raises:
         ValueError: for anything else.
     """
 
     def __init__(self, key_or_seed: Any):
-        self._key = as_key(key_or_seed)
+        self.replace_internal_state(key_or_seed if isinstance(key_or_seed, tuple) else (key_or_seed, ()))
 
     @property
-    def internal_state(self) -> jax.Array:
-        """The key the next ones will be split from."""
-        return self._key
+    def internal_state(self) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        """The key further ones will be split from, and the keys reserved."""
+        return self._key, tuple(self._reserved)
 
-    def replace_internal_state(self, key: Any) -> None:
-        """Continue from ``key``."""
+    def replace_internal_state(self, state: Any) -> None:
+        """Continue from an ``internal_state``."""
+        key, reserved = state
         self._key = as_key(key)
+        self._reserved = deque(map(as_key, reserved))
+
+    def reserve(self, num: int) -> None:
+        """Split off ``num`` keys at once, to be handed out next."""
+        if num > 0:
+            self._key, *keys = split(self._key, num + 1)
+            self._reserved.extend(keys)
 
     def __next__(self) -> jax.Array:
-        self._key, new = jax.random.split(self._key)
-        return new
+        if not self._reserved:
+            self.reserve(1)
+        return self._reserved.popleft()
 
     next = __next__
 
     def take(self, num: int) -> tuple[jax.Array, ...]:
-        """The next ``num`` keys."""
+        """The next ``num`` keys; those not reserved yet by one split."""
+        self.reserve(num - len(self._reserved))
         return tuple(next(self) for _ in range(num))
 
 
@@ -208,7 +227,7 @@ def as_key(value: Any) -> jax.Array:
     """
     if isinstance(value, bool):
         raise ValueError(f"expected a key or an int seed, got {value!r}")
-    if isinstance(value, int):
+    if isinstance(value, int) and -(2**63) <= value < 2**63:
         return jax.random.PRNGKey(value)
     if isinstance(value, (np.ndarray, np.generic, jax.Array)):
         if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
@@ -216,7 +235,7 @@ def as_key(value: Any) -> jax.Array:
                 return value
         elif value.ndim == 0 and jnp.issubdtype(value.dtype, jnp.integer):
             return jax.random.PRNGKey(value)
-        elif value.ndim == 1 and value.dtype == jnp.uint32:
+        elif value.shape in ((2,), (4,)) and value.dtype == jnp.uint32:
             return jnp.asarray(value)
     kind = f"an array of shape {value.shape} and dtype {value.dtype}" if hasattr(value, "shape") else f"{value!r}"
     raise ValueError(f"expected a key (jax.random.key(0)) or an int seed, got {kind}")

@@ -33,6 +33,10 @@ class TensorMethods:
 
         def _set(self, value: Any) -> None: ...
 
+    def _owner(self) -> Any:
+        """The Variable that holds the value."""
+        return self
+
     # -- being an array ------------------------------------------------------------------------------------------------
 
     def __jax_array__(self) -> jax.Array:
@@ -334,6 +338,9 @@ class View(TensorMethods):
             return
         whole = self._base._read()
         self._base._set(whole.at[_plain(self._index[0])].set(value.astype(whole.dtype)))
+
+    def _owner(self) -> Any:
+        return self._base._owner()
 
     def __repr__(self) -> str:
         return repr(self._read())

@@ -55,13 +55,20 @@ class Attributes:
                 parameter = attributes["_parameters"][name]
                 return parameter._read() if parameter is not None and scope.in_forward() else parameter
             if name in attributes["_buffers"]:
+                if attributes["_buffers"][name] is None:
+                    self._fill(name)
                 buffer = attributes["_buffers"][name]
                 return None if buffer is None else buffer._read()
             if name in attributes["_modules"]:
                 return attributes["_modules"][name]
-            if name in attributes["_arrays"]:
+            if name in attributes["_arrays"] or self._fill(name):
                 return attributes["_arrays"][name]._read()
         raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
+
+    def _fill(self, name: str) -> bool:
+        """Ask for the value of state that a pure apply was given and that the module does not have by itself."""
+        inner = frame.current()
+        return inner is not None and inner.fill(self, name)
 
     def __dir__(self) -> Iterable[str]:
         names = set(super().__dir__())
@@ -137,6 +144,15 @@ class Attributes:
         self._must_be_initialised("array")
         variable = self._arrays.get(name)
         if variable is None:
+            hiding = next((vars(c)[name] for c in type(self).__mro__ if name in vars(c)), None)
+            if hasattr(hiding, "__set__"):
+                object.__setattr__(self, name, value)  # a property
+                return
+            if any(name in vars(c) for c in type(self).__mro__):
+                raise AttributeError(
+                    f"the class attribute {type(self).__name__}.{name} would hide an array of that name{errors.where()}: drop it, and "
+                    f"write self.{name} = None in __init__."
+                )
             self._forget(name, keep="_arrays")
             self._link("_arrays", name, Variable(value))
             return
@@ -150,6 +166,11 @@ class Attributes:
             if array._peek() is not None:
                 epoch.advance()
             array._set(None)  # kept as a cell, so that state reset and set again is the same state
+            return
+        inner = frame.current()
+        if value is None and inner is not None and inner.expects(name) and "_arrays" in self.__dict__:
+            self._forget(name, keep="_arrays")
+            self._link("_arrays", name, Variable(None))  # a pure apply may have been given its value
             return
         self._forget(name, keep=None)
         old = self.__dict__.get(name, _MISSING)
@@ -266,7 +287,8 @@ class Attributes:
     def _check_name(self, what: str, name: Any, registry: str) -> None:
         if not isinstance(name, str):
             raise TypeError(f"{what} name should be a string. Got {_typename(name)}")
-        if hasattr(self, name) and name not in self.__dict__[registry]:
+        held = name in self.__dict__ or any(name in self.__dict__[r] for r in ("_parameters", "_buffers", "_modules", "_arrays"))
+        if (held or (hasattr(type(self), name) and hasattr(self, name))) and name not in self.__dict__[registry]:
             raise KeyError(f"attribute '{name}' already exists")
         if "." in name:
             raise KeyError(f'{what} name can\'t contain ".", got: {name}')

@@ -20,6 +20,7 @@ import numpy as np
 from objnet.core import draws
 from objnet.core.arrays import as_array
 from objnet.core.generator import Generator
+from objnet.core.rng import initialising
 from objnet.core.tensor import TensorMethods
 
 __all__ = [
@@ -344,7 +345,8 @@ def _kaiming_std(tensor: Any, a: float, mode: str, nonlinearity: str) -> float:
 def _fill(tensor: Any, value: Callable[[tuple[int, ...], Any], Any]) -> Any:
     """Replace the whole of ``tensor`` by ``value(shape, dtype)``."""
     _require_target(tensor)
-    tensor._set(jnp.asarray(value(tensor.shape, tensor.dtype)))
+    with initialising(tensor):
+        tensor._set(jnp.asarray(value(tensor.shape, tensor.dtype)))
     return tensor
 
 

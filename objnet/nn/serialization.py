@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from objnet.core import frame
+from objnet.core import frame, scope
 from objnet.core.foreign import to_host_or_jax
 from objnet.core.variable import UNSET, Buffer, Parameter, Variable
 
@@ -211,6 +211,7 @@ class Serialization:
                         "if incompatible_keys need to be modified, it should be done inplace."
                     )
 
+        reset = scope.enter(scope.BUILD, self)  # in a pure function these are first values, as a constructor's are
         try:
             load(self, entries, "")
             if strict:
@@ -227,6 +228,8 @@ class Serialization:
                 if variable._peek() is not value:
                     frame.restore(variable, value)
             raise
+        finally:
+            scope.reset(reset)
         return _IncompatibleKeys(missing, unexpected)
 
     # -- hooks ---------------------------------------------------------------------------------------------------------

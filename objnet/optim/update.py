@@ -45,7 +45,8 @@ def run_rule(
     """
     dtype = value.dtype
     pairs = jnp.issubdtype(dtype, jnp.complexfloating)
-    working = jnp.promote_types(jnp.finfo(dtype).dtype, jnp.float32)
+    real = jnp.finfo(dtype).dtype
+    working = jnp.float32 if real.itemsize < 4 else real
 
     def enter(x: jax.Array) -> jax.Array:
         return (jnp.stack([x.real, x.imag], axis=-1) if pairs else x).astype(working)

@@ -308,15 +308,14 @@ def closures(act: Callable[[Any], Any]) -> dict[str, Any]:
 class Transform(NamedTuple):
     """A jax transform applied to a callable, and the same by plain loops and eager derivatives.
 
-    ``kind`` is "eager" (operations run one by one, on tracers), "staged" (a program is built), "clear" (the callable is
-    simply called; staged when another program is being built if ``ruled``), or "objnet".
+    ``kind`` is "eager" (operations run one by one, on tracers), "staged" (a program is built), "clear" (the callable is called
+    as it is), "ruled" (so is a custom_jvp or custom_vjp function, except in a program, which stages it) or "objnet".
     """
 
     kind: str
     signature: str
     run: Callable[[Any, Any], Any]
     by_hand: Callable[[Any, Any], Any]
-    ruled: bool = False  # a custom_jvp or custom_vjp function
 
 
 STEPS = np.stack([X * 0.5, X - 0.25])
@@ -472,10 +471,10 @@ TRANSFORMS = {
         lambda f, x: lax.associative_scan(f, _three(x)),
     ),
     "shard_map": Transform("staged", "vector", _shard_map, lambda f, x: f(x)),
-    "custom_jvp": Transform("clear", "scalar", lambda f, x: _custom_jvp(f)(x), lambda f, x: f(x), True),
-    "custom_vjp": Transform("clear", "scalar", lambda f, x: _custom_vjp(f)(x), lambda f, x: f(x), True),
-    "custom_jvp_grad": Transform("eager", "scalar", lambda f, x: jax.value_and_grad(_custom_jvp(f))(x), _ruled, True),
-    "custom_vjp_grad": Transform("clear", "scalar", lambda f, x: jax.value_and_grad(_custom_vjp(f))(x), _ruled, True),
+    "custom_jvp": Transform("ruled", "scalar", lambda f, x: _custom_jvp(f)(x), lambda f, x: f(x)),
+    "custom_vjp": Transform("ruled", "scalar", lambda f, x: _custom_vjp(f)(x), lambda f, x: f(x)),
+    "custom_jvp_grad": Transform("eager", "scalar", lambda f, x: jax.value_and_grad(_custom_jvp(f))(x), _ruled),
+    "custom_vjp_grad": Transform("clear", "scalar", lambda f, x: jax.value_and_grad(_custom_vjp(f))(x), _ruled),
     "objnet.jit": Transform("objnet", "vector", lambda f, x: jit(f)(x), lambda f, x: f(x)),
     "objnet.grad": Transform("objnet", "scalar", lambda f, x: grad(f)(x), _jacobian),
     "objnet.value_and_grad": Transform("objnet", "scalar", lambda f, x: value_and_grad(f)(x), _value_and_jacobian),

@@ -1,112 +1,270 @@
+"""The grid: every side effect of a model under every jax transform, written in three ways, in six surroundings.
+
+Each cell either gives what the plain computation in ``grid.py`` gives, twice, with other weights the second time, and leaves the
+state that the same computation leaves; or it raises the error the design names and changes nothing.  Neither may leave a tracer.
+"""
+
 from __future__ import annotations
 
-from typing import Any
 import copy
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from objnet.core import errors, frame
+from objnet.core import errors
+from objnet.core.frame import is_concrete
 from objnet.core.rng import key_stream, manual_seed
 from objnet.transforms.autodiff import value_and_grad
 from objnet.transforms.jit import jit
 from objnet.transforms.pure import transform_with_state
-from tests.transforms import grid
-from tests.transforms.grid import CALLABLES, EFFECTS, TRANSFORMS, X, Model, Plain, Reference
+from tests.transforms.grid import CALLABLES, EFFECTS, TRANSFORMS, X, Effect, Model, Plain, Reference, Transform, closure
 
-WEIGHTS = [np.asarray(w, np.float32) for w in ([1.5, -2.0, 0.5], [0.25, 3.0, -1.0], [2, 1, -.5])]
+WEIGHTS = [np.asarray(w, np.float32) for w in ([1.5, -2.0, 0.5], [0.25, 3.0, -1.0])]
+KEY = np.asarray([0, 7], np.uint32)
 
 
-def total(out: Any) -> Any:
+def _total(out: Any) -> Any:
     return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(out))
 
-def snapshot(model):
-    assert frame.current() is None
-    cells = {**model._parameters, **model._buffers, **model._arrays}
-    vals = {k: v._value for k, v in cells.items()}
-    vals["key"] = key_stream._value
-    for p in model._parameters.values():
-        assert not isinstance(p._grad._value, jax.core.Tracer)
-    for v in vals.values():
-        assert frame.is_concrete(v)
-    return {k: np.asarray(v) for k, v in vals.items()}
 
-def same(a, b):
-    la, lb = jax.tree.leaves(a), jax.tree.leaves(b)
-    assert len(la) == len(lb)
-    for x, y in zip(la, lb):
-        np.testing.assert_allclose(np.asarray(x), np.asarray(y), rtol=2e-5, atol=1e-6)
+def _same(actual: Any, wanted: Any) -> None:
+    actual, wanted = jax.tree.leaves(actual), jax.tree.leaves(wanted)
+    assert len(actual) == len(wanted)
+    for a, b in zip(actual, wanted, strict=True):
+        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=2e-5, atol=1e-6)
 
-def outside(model, f, t, x):
-    return t.run(f, x), None
 
-@pytest.mark.parametrize("callable_", CALLABLES)
-@pytest.mark.parametrize("context", ["outside", "jit", "vag", "pure", "pure_jit"])
-@pytest.mark.parametrize("name", TRANSFORMS)
-@pytest.mark.parametrize("eff", EFFECTS)
-def test_probe(eff, name, context, callable_):
-    manual_seed(3)
-    key_stream._own()
-    effect, t = EFFECTS[eff], TRANSFORMS[name]
-    model = Model(effect.act, WEIGHTS[0])
-    x = jnp.asarray(X)
-    f = CALLABLES[callable_](model, t.signature)
-    go = lambda x: t.run(f, x)
-    if context == "jit":
-        go = jit(lambda x: t.run(f, x))
-    if context == "vag":
-        go = value_and_grad(lambda x: (lambda o: (total(o), o))(t.run(f, x)), has_aux=True, wrt=model)
-    if context.startswith("pure"):
-        net = transform_with_state(lambda x: t.run(f, x))
-        apply = jax.jit(net.apply) if context == "pure_jit" else net.apply
-    msgs = []
-    for n in range(2):
-        s = snapshot(model)
-        if context.startswith("pure"):
-            try:
-                params, state = net.init(jax.random.PRNGKey(1), x)
-                params = jax.tree.map(lambda v: v*.5+n, params)
-                ref = Reference(params["model"]["weight"], state["model"]["buffer"], state["model"]["hidden"], jax.random.PRNGKey(7), params["model"].get("extra"))
-                out, state = apply(params, state, jax.random.PRNGKey(7), x)
-                expected = t.by_hand(Plain(effect, t.signature, ref), x)
-                same(out, expected)
-                same(state["model"]["buffer"], ref.buffer)
-                same(state["model"]["hidden"], ref.hidden)
-                if "extra" in state["model"]:same(state["model"]["extra"], ref.extra)
-                msgs.append("ok")
-            except (errors.ObjnetError) as e:
-                msgs.append(type(e).__name__)
-            same(s, snapshot(model))
-            continue
-        ref = Reference(jnp.asarray(s["weight"]), jnp.asarray(s["buffer"]), jnp.asarray(s["hidden"]), jnp.asarray(s["key"]), s.get("extra"))
+def _held(model: Model) -> dict[str, np.ndarray]:
+    """Every value of the model and the key stream, none of which is a tracer."""
+    cells = {**model._parameters, **model._buffers, **model._arrays, "key": key_stream}
+    assert all(is_concrete(p._grad._value) for p in model.parameters())
+    assert all(is_concrete(cell._value) for cell in cells.values())
+    return {name: np.asarray(cell._value) for name, cell in cells.items()}
+
+
+class Cell:
+    """One effect under one transform, by the callables given; surroundings below add what is around it."""
+
+    traced = False  # whether a program is being built around the transform
+    differentiates = False  # whether the weight is traced by an eager gradient
+
+    def __init__(self, effect: Effect, transform: Transform, ways: list[str]):
+        manual_seed(5)
+        self.effect, self.transform, self.ways = effect, transform, ways
+        self.model = Model(effect.act, WEIGHTS[0])
+        stable = {way: make(self.model, transform.signature) for way, make in CALLABLES.items()}
+
+        def function(x: Any) -> Any:
+            fresh = {**stable, "closure": closure(self.model, transform.signature)}
+            return tuple(transform.run(fresh[way], x) for way in ways)
+
+        self.call = self.wrap(function)
+
+    def wrap(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        return function
+
+    def by_hand(self, ref: Reference, x: Any) -> Any:
+        return tuple(self.transform.by_hand(Plain(self.effect, self.transform.signature, ref), x) for _ in self.ways)
+
+    def reference(self, weight: np.ndarray) -> Reference:
+        """The state to start from, with this weight."""
+        self.model.weight.data = weight
+        key_stream._own()
+        held = _held(self.model)
+        return Reference(*(jnp.asarray(held[name]) for name in ("weight", "buffer", "hidden", "key")))
+
+    def wanted(self, ref: Reference, x: Any) -> tuple[Any, dict[str, Any]]:
+        return self.by_hand(ref, x), ref.state()
+
+    def actual(self, x: Any) -> tuple[Any, dict[str, Any]]:
+        return self.call(x), _held(self.model)
+
+    def works(self) -> None:
+        for weight in WEIGHTS:
+            out, state = self.wanted(self.reference(weight), jnp.asarray(X))
+            actual, held = self.actual(jnp.asarray(X))
+            _same(actual, out)
+            for name in state:
+                _same(held[name], state[name])
+            assert held.keys() <= {*state, "extra"}
+            self.sound()
+
+    def refuses(self, allowed: tuple[type[Exception], ...]) -> None:
+        for weight in WEIGHTS:
+            self.reference(weight)
+            before = _held(self.model)
+            with pytest.raises(allowed):
+                self.actual(jnp.asarray(X))
+            after = _held(self.model)
+            assert before.keys() == after.keys()
+            _same(after, before)
+            self.sound()
+
+    def sound(self) -> None:
+        """The model holds values, and runs as if nothing had been."""
+        weight = _held(self.model)["weight"]
+        once = Plain(self.effect._replace(by_hand=_FORWARDS.get(self.effect.act, _forward)), "vector", _Weight(weight))
+        _same(self.model(jnp.asarray(X)), once(jnp.asarray(X)))
+        _held(self.model)
+
+
+class _Weight:
+    def __init__(self, weight: Any):
+        self.weight = weight
+
+
+def _forward(ref: Any, x: Any) -> Any:
+    return x * ref.weight
+
+
+_FORWARDS: Any = {EFFECTS["registers_buffer_in_forward"].act: lambda ref, x: x * ref.weight * (x + 1.0)}
+
+
+class InJit(Cell):
+    traced = True
+
+    def wrap(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        return jit(function)
+
+
+class InGrad(Cell):
+    differentiates = True
+
+    def wrap(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def loss(x: Any) -> Any:
+            out = function(x)
+            return _total(out), out
+
+        derivative = value_and_grad(loss, has_aux=True, wrt=self.model)
+
+        def run(x: Any) -> Any:
+            (value, out), grads = derivative(x)
+            gradient = grads["weight"]
+            return value, out, jnp.zeros(X.shape) if gradient is None else gradient
+
+        return run
+
+    def wanted(self, ref: Reference, x: Any) -> tuple[Any, dict[str, Any]]:
+        def loss(weight: Any) -> Any:
+            inner = copy.copy(ref)
+            inner.weight = weight
+            out = self.by_hand(inner, x)
+            return _total(out), (out, inner.state())
+
+        (value, (out, state)), gradient = jax.value_and_grad(loss, has_aux=True)(ref.weight)
+        return (value, out, gradient), state
+
+
+class InJitOfGrad(InGrad):
+    traced = True
+
+    def wrap(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        return jit(super().wrap(function))
+
+
+class InApply(Cell):
+    """Inside ``apply``, with other params than the live model's."""
+
+    def wrap(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        self.net = transform_with_state(function)
+        return self.net.apply
+
+    def reference(self, weight: np.ndarray) -> Reference:
+        super().reference(WEIGHTS[0])
+        self.before = _held(self.model)
+        params, state = self.net.init(KEY, jnp.asarray(X) * 2.0)
+        self.params = jax.tree.map(lambda v: v * 2.0, params)
+        self.params["model"]["weight"] = jnp.asarray(weight)
+        self.state = jax.tree.map(lambda v: v + 1.0, state)
+        own = {**self.params["model"], **self.state["model"]}
+        given = {"extra": own["extra"]} if "extra" in own else {}
+        if "~" in self.params:
+            given["local"] = self.params["~"]["parameter"]
+        return Reference(jnp.asarray(weight), own["buffer"], own["hidden"], jnp.asarray(KEY), given)
+
+    def actual(self, x: Any) -> tuple[Any, dict[str, Any]]:
+        out, state = self.call(self.params, self.state, KEY, x)
+        _same(_held(self.model), self.before)
+        return out, state["model"]
+
+    def wanted(self, ref: Reference, x: Any) -> tuple[Any, dict[str, Any]]:
+        out, state = super().wanted(ref, x)
+        del state["weight"], state["key"]
+        if "extra" in self.params["model"]:
+            del state["extra"]
+        return out, state
+
+    def refuses(self, allowed: tuple[type[Exception], ...]) -> None:
+        for weight in WEIGHTS:
+            with pytest.raises(allowed):
+                self.reference(weight)
+                self.actual(jnp.asarray(X))
+            _same(_held(self.model), self.before)
+            self.sound()
+
+
+class InJittedApply(InApply):
+    traced = True
+
+    def wrap(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        return jax.jit(super().wrap(function))
+
+
+SURROUNDINGS = {
+    "outside": Cell,
+    "jit": InJit,
+    "value_and_grad": InGrad,
+    "jit_value_and_grad": InJitOfGrad,
+    "apply": InApply,
+    "jit_apply": InJittedApply,
+}
+WORKS = AssertionError  # stands among the outcomes of a cell for the right value
+
+
+def outcomes(effect: Effect, transform: str, around: type[Cell]) -> set[type[Exception]]:
+    """What a cell may do: the table of DESIGN.md, section 2, spelt out."""
+    kind = TRANSFORMS[transform].kind
+    pure, outside = issubclass(around, InApply), around is Cell
+    if kind == "ruled":
+        kind = "staged" if around.traced else "beneath" if around.differentiates else "clear"
+    if pure and effect.writes == "parameter" and not effect.creates:
+        return {errors.WriteInTransformError}  # params are inputs only
+    found: set[type[Exception]] = set()
+    if kind in ("eager", "staged", "beneath") and effect.draws:
+        found.add(errors.RngInTransformError)
+    if kind == "staged" and outside:
+        found.add(errors.ReadInTransformError)
+    if kind == "staged" and effect.writes:
+        found.add(errors.WriteInTransformError)
+    if kind == "eager" and effect.writes:
+        on_tracer = effect.depends == "x" or (effect.depends == "weight" and around.differentiates)
+        if on_tracer or around.traced:
+            found.add(errors.WriteInTransformError)
+        if transform == "custom_jvp_grad" and not around.traced:
+            found |= {errors.WriteInTransformError, WORKS}  # a rule sees values of the trace outside
+    if around.differentiates and TRANSFORMS[transform].kind == "ruled" and not found and effect.depends != "x" :
+        found.add(errors.LeakedTracerError)
+    if effect.act.__name__ == "registers_parameter" and not found and (transform == "objnet.jit" or issubclass(around, (InJit, InJitOfGrad))):
+        found.add(errors.CompiledCallError)
+    return found or {WORKS}
+
+
+@pytest.mark.parametrize("around", SURROUNDINGS)
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("effect", EFFECTS)
+def test_grid(effect: str, transform: str, around: str) -> None:
+    make, expected = SURROUNDINGS[around], outcomes(EFFECTS[effect], transform, SURROUNDINGS[around])
+    cell = (EFFECTS[effect], TRANSFORMS[transform])
+    refused = tuple(expected - {WORKS})
+    if WORKS in expected:
         try:
-            out = go(x)
-        except (errors.ObjnetError) as e:
-            msgs.append(type(e).__name__)
-            same(s, snapshot(model))
-            same(model(x) , X*s["weight"]) if eff != "hook_writes_buffer" else None
-        else:
-            if context == "vag":
-                def by_hand(w):
-                    r = copy.copy(ref); r.weight = w
-                    o= t.by_hand(Plain(effect, t.signature, r), x)
-                    return total(o), (o, r.values())
-                (v, (o, vals)), g = jax.value_and_grad(by_hand, has_aux=True)(ref.weight)
-                (v2, o2), g2 = out
-                same(v, v2); same(o, o2)
-                g2 = g2["weight"]
-                if g2 is None: assert not np.any(g), g
-                else: same(g, g2)
-            else:
-                expected = t.by_hand(Plain(effect, t.signature, ref), x)
-                same(out, expected)
-                vals = ref.values()
-            if vals["extra"] is None: del vals["extra"]
-            assert vals.keys() == (s2 := snapshot(model)).keys()
-            for k in vals: same(vals[k], s2[k])
-            if eff == "registers_buffer": assert "extra" in model._buffers
-            if eff == "registers_parameter": assert "extra" in model._parameters
-            msgs.append("ok")
-        model.weight.data = WEIGHTS[n + 1]
-    print(f"OUTCOME|{eff}|{name}|{context}|{callable_}|{msgs}")
+            make(*cell, [*CALLABLES]).works()
+            return
+        except refused:
+            pass
+    for way in CALLABLES:
+        make(*cell, [way]).refuses(refused)

@@ -31,10 +31,28 @@ from objnet.nn.functional.loss import (
 )
 from objnet.nn.functional.normalization import batch_norm, layer_norm, normalize
 from objnet.nn.functional.pad import pad
+from objnet.nn.functional.pooling import (
+    adaptive_avg_pool1d,
+    adaptive_avg_pool2d,
+    adaptive_avg_pool3d,
+    avg_pool1d,
+    avg_pool2d,
+    avg_pool3d,
+    max_pool1d,
+    max_pool2d,
+    max_pool3d,
+)
+from objnet.nn.functional.recurrent import lstm, lstm_cell
 from objnet.nn.functional.sparse import embedding, one_hot
 
 __all__ = [
+    "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d",
+    "adaptive_avg_pool3d",
     "alpha_dropout",
+    "avg_pool1d",
+    "avg_pool2d",
+    "avg_pool3d",
     "batch_norm",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
@@ -58,6 +76,11 @@ __all__ = [
     "linear",
     "log_softmax",
     "logsigmoid",
+    "lstm",
+    "lstm_cell",
+    "max_pool1d",
+    "max_pool2d",
+    "max_pool3d",
     "mse_loss",
     "normalize",
     "one_hot",

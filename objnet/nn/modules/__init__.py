@@ -36,10 +36,28 @@ from objnet.nn.modules.loss import (
 )
 from objnet.nn.modules.normalization import LayerNorm
 from objnet.nn.modules.parameter_container import ParameterDict, ParameterList
+from objnet.nn.modules.pooling import (
+    AdaptiveAvgPool1d,
+    AdaptiveAvgPool2d,
+    AdaptiveAvgPool3d,
+    AvgPool1d,
+    AvgPool2d,
+    AvgPool3d,
+    MaxPool1d,
+    MaxPool2d,
+    MaxPool3d,
+)
+from objnet.nn.modules.rnn import LSTM, LSTMCell, RNNBase, RNNCellBase
 from objnet.nn.modules.sparse import Embedding
 
 __all__ = [
+    "AdaptiveAvgPool1d",
+    "AdaptiveAvgPool2d",
+    "AdaptiveAvgPool3d",
     "AlphaDropout",
+    "AvgPool1d",
+    "AvgPool2d",
+    "AvgPool3d",
     "BCELoss",
     "BCEWithLogitsLoss",
     "BatchNorm1d",
@@ -63,17 +81,24 @@ __all__ = [
     "HuberLoss",
     "Identity",
     "L1Loss",
+    "LSTM",
+    "LSTMCell",
     "LayerNorm",
     "LeakyReLU",
     "Linear",
     "LogSigmoid",
     "LogSoftmax",
     "MSELoss",
+    "MaxPool1d",
+    "MaxPool2d",
+    "MaxPool3d",
     "ModuleDict",
     "ModuleList",
     "NLLLoss",
     "ParameterDict",
     "ParameterList",
+    "RNNBase",
+    "RNNCellBase",
     "ReLU",
     "ReLU6",
     "Sequential",

@@ -136,15 +136,8 @@ class RNNBase(Module):
         """Draw new initial values."""
         reset_hidden(self, self.hidden_size)
 
-    # -- running -------------------------------------------------------------------------------------------------------
-
-    def _enter(
-        self, input: jax.Array, states: tuple[jax.Array, ...] | None, sizes: tuple[int, ...]
-    ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-        """The input and the states with their batch dimensions, zeros for states not given.
-
-        Args:
-            sizes: the features of each state.
+    def _check_call(self, input: jax.Array, states: tuple[jax.Array, ...], sizes: tuple[int, ...]) -> None:
+        """Refuse an input or states (of these features each) that do not fit the module.
 
         Raises:
             ValueError: an input that is neither 2-d nor 3-d, or of another dtype than the weights.
@@ -152,14 +145,14 @@ class RNNBase(Module):
         """
         if input.ndim not in (2, 3):
             raise ValueError(f"{self._get_name()}: Expected input to be 2D or 3D, got {input.ndim}D instead")
-        if states is not None and any(state.ndim != input.ndim for state in states):
+        batched = input.ndim == 3
+        if any(state.ndim != input.ndim for state in states):
+            given = ", ".join(f"{state.ndim}-D" for state in states)
+            which = "hx" if len(sizes) == 1 else "hx and cx"
             raise RuntimeError(
-                f"For {'batched' if input.ndim == 3 else 'unbatched'} {input.ndim}-D input, {'hx' if len(states) == 1 else 'hx and cx'} "
-                f"should also be {input.ndim}-D but got {', '.join(f'{state.ndim}-D' for state in states)}"
+                f"For {'batched' if batched else 'unbatched'} {input.ndim}-D input, {which} should also be {input.ndim}-D but "
+                f"got {given}"
             )
-        if input.ndim == 2:
-            input = jnp.expand_dims(input, self._batch_axis)
-            states = None if states is None else tuple(state[:, None] for state in states)
         dtype = self._flat_weights[0].dtype
         if input.dtype != dtype:
             raise ValueError(
@@ -168,25 +161,12 @@ class RNNBase(Module):
             )
         if input.shape[-1] != self.input_size:
             raise RuntimeError(f"input.size(-1) must be equal to input_size. Expected {self.input_size}, got {input.shape[-1]}")
-        batch = input.shape[self._batch_axis]
-        shapes = [(self.num_layers * self._directions, batch, size) for size in sizes]
-        if states is None:
-            return input, tuple(jnp.zeros(shape, input.dtype) for shape in shapes)
-        for number, (state, shape) in enumerate(zip(states, shapes, strict=True)):
-            if state.shape != shape:
-                which = "hidden" if len(shapes) == 1 else f"hidden[{number}]"
-                raise RuntimeError(f"Expected {which} size {shape}, got {list(state.shape)}")
-        return input, states
-
-    @property
-    def _batch_axis(self) -> int:
-        return 0 if self.batch_first else 1
-
-    def _leave(self, output: jax.Array, states: tuple[jax.Array, ...], batched: bool) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-        """Output and states without the batch dimensions that :meth:`_enter` added."""
-        if batched:
-            return output, states
-        return jnp.squeeze(output, self._batch_axis), tuple(state[:, 0] for state in states)
+        batch = (input.shape[0 if self.batch_first else 1],) if batched else ()
+        for number, (state, size) in enumerate(zip(states, sizes, strict=bool(states))):
+            expected = (self.num_layers * self._directions, *batch, size)
+            if state.shape != expected:
+                which = "hidden" if len(sizes) == 1 else f"hidden[{number}]"
+                raise RuntimeError(f"Expected {which} size {expected}, got {list(state.shape)}")
 
     def extra_repr(self) -> str:
         text = f"{self.input_size}, {self.hidden_size}"
@@ -242,11 +222,10 @@ class LSTM(RNNBase):
         self, input: jax.Array, hx: tuple[jax.Array, jax.Array] | None = None
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         input = as_array(input)
-        batched = input.ndim == 3
-        given = None if hx is None else tuple(as_array(state) for state in hx)
-        full, states = self._enter(input, given, (self.proj_size or self.hidden_size, self.hidden_size))
+        states = None if hx is None else (as_array(hx[0]), as_array(hx[1]))
+        self._check_call(input, states or (), (self.proj_size or self.hidden_size, self.hidden_size))
         output, h_n, c_n = F.lstm(
-            full,
+            input,
             states,
             self._flat_weights,
             self.bias,
@@ -256,7 +235,6 @@ class LSTM(RNNBase):
             self.bidirectional,
             self.batch_first,
         )
-        output, (h_n, c_n) = self._leave(output, (h_n, c_n), batched)
         return output, (h_n, c_n)
 
 
@@ -314,15 +292,10 @@ class LSTMCell(RNNCellBase):
         self, input: jax.Array, hx: tuple[jax.Array, jax.Array] | None = None
     ) -> tuple[jax.Array, jax.Array]:
         input = as_array(input)
-        states = None if hx is None else tuple(as_array(state) for state in hx)
-        for name, array in (("input", input), *((f"hx[{i}]", s) for i, s in enumerate(states or ()))):
+        states = () if hx is None else (as_array(hx[0]), as_array(hx[1]))
+        for name, array in (("input", input), *((f"hx[{i}]", state) for i, state in enumerate(states))):
             if array.ndim not in (1, 2):
                 raise ValueError(f"LSTMCell: Expected {name} to be 1D or 2D, got {array.ndim}D instead")
-        batched = input.ndim == 2
-        rows = input if batched else input[None]
-        if states is None:
-            states = (jnp.zeros((rows.shape[0], self.hidden_size), rows.dtype),) * 2
-        elif not batched:
-            states = tuple(state[None] for state in states)
-        h, c = F.lstm_cell(rows, states, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
-        return (h, c) if batched else (h[0], c[0])
+        if not states:
+            states = (jnp.zeros((*input.shape[:-1], self.hidden_size), input.dtype),) * 2
+        return F.lstm_cell(input, states, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
