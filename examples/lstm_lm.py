@@ -4,8 +4,8 @@
     python examples/lstm_lm.py --data novel.txt    # any text in UTF-8
     python examples/lstm_lm.py --resume            # go on where the last run ended, or was stopped by Ctrl-C
 
-Into ``--save`` go ``checkpoint.safetensors`` (everything ``--resume`` needs, after each epoch), ``model.safetensors`` (the
-weights that did best on the validation text), and ``loss.png`` (needs matplotlib).
+Into ``--save`` go ``checkpoint.safetensors`` (after each epoch, everything ``--resume`` needs), ``model.safetensors``
+(the weights that did best on the validation text) and ``loss.png`` (with matplotlib).
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ EOS, UNK = 0, 1  # end of a paragraph, and a word too rare to have a number of i
 class RNNModel(nn.Module):
     """Embedding, LSTM, decoder. The hidden state is an attribute: each batch starts from where the one before ended."""
 
-    def __init__(self, ntoken: int, ninp: int, nhid: int, nlayers: int, dropout: float = 0.5, tie_weights: bool = False):
+    def __init__(
+        self, ntoken: int, ninp: int, nhid: int, nlayers: int, dropout: float = 0.5, tie_weights: bool = False
+    ):
         super().__init__()
         self.drop = nn.Dropout(dropout)
         self.encoder = nn.Embedding(ntoken, ninp)
@@ -102,7 +104,7 @@ def read_text(path: str | None) -> str:
     if path is None:
         from pydoc_data.topics import topics
 
-        # help pages quote one another: what is said twice is kept once, or validation would ask for what was learnt by heart
+        # The pages quote one another: what is said twice is kept once, or validation would ask for what was learnt.
         return "\n\n".join(dict.fromkeys(p for topic in sorted(topics) for p in topics[topic].split("\n\n")))
     try:
         return Path(path).read_text(encoding="utf-8-sig")
@@ -113,7 +115,7 @@ def read_text(path: str | None) -> str:
 
 
 def batchify(data: np.ndarray, bsz: int) -> np.ndarray:
-    """Word numbers (words,) as ``bsz`` columns (words // bsz, bsz), each a stretch of the text; what is left over is dropped."""
+    """``bsz`` stretches of the text as the columns of (words // bsz, bsz); what is left over is dropped."""
     nbatch = len(data) // bsz
     return np.ascontiguousarray(data[: nbatch * bsz].reshape(bsz, nbatch).T)
 
@@ -202,8 +204,8 @@ class Trainer:
             train_loss = self.train_epoch(interrupt)
             valid_loss = self.evaluate()
             print(
-                f"epoch {epoch:3d} | lr {self.lr:.6g} | train loss {train_loss:.4f} ppl {perplexity(train_loss):8.2f} | "
-                f"valid loss {valid_loss:.4f} ppl {perplexity(valid_loss):8.2f}",
+                f"epoch {epoch:3d} | lr {self.lr:.6g} | train loss {train_loss:.4f} ppl {perplexity(train_loss):.2f} "
+                f"| valid loss {valid_loss:.4f} ppl {perplexity(valid_loss):.2f}",
                 flush=True,
             )
             if not math.isfinite(valid_loss):
@@ -264,13 +266,13 @@ class Trainer:
             fail(f"cannot resume from {path}: {getattr(error, 'strerror', None) or error}")
         if not isinstance(checkpoint, dict) or checkpoint.get("program") != "lstm_lm":
             fail(f"cannot resume from {path}: it is no checkpoint of this program")
-        for name, value in checkpoint["options"].items():
-            if value != getattr(self.args, name):
-                flag = f"--{name.replace('_', '-')}"
-                fail(f"cannot resume from {path}: it was made with {flag} {value}, this run has {flag} {getattr(self.args, name)}")
+        for name, then in checkpoint["options"].items():
+            now, flag = getattr(self.args, name), f"--{name.replace('_', '-')}"
+            if then != now:
+                fail(f"cannot resume from {path}: it was made with {flag} {then}, this run has {flag} {now}")
+        then, now = len(checkpoint["words"]), len(self.corpus.words)
         if checkpoint["words"] != self.corpus.words or checkpoint["text"] != self.corpus.fingerprint:
-            words = len(checkpoint["words"]), len(self.corpus.words)
-            fail(f"cannot resume from {path}: it was made from another text, of {words[0]} different words where this one has {words[1]}")
+            fail(f"cannot resume from {path}: it was made from another text, of {then} different words; this has {now}")
         try:
             self.model.load_state_dict(checkpoint["model"])
             self.optimizer.load_state_dict(checkpoint["optimizer"])
@@ -380,24 +382,34 @@ def number(kind: type, low: float, high: float = math.inf, above: bool = False) 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     count, positive = number(int, 1), number(float, 0, above=True)
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    show_defaults = argparse.ArgumentDefaultsHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=show_defaults)
     parser.add_argument("--data", metavar="FILE", help="a text in UTF-8; by default the help pages of this Python")
     parser.add_argument("--save", metavar="DIR", type=Path, default=Path("runs/lstm_lm"), help="where the results go")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --save; without it a run starts anew")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the checkpoint in --save; without it a run starts anew"
+    )
     parser.add_argument("--quick", action="store_true", help="a small model on the start of the text, for a try")
-    parser.add_argument("--epochs", type=count, default=10, help="passes over the text, those of a resumed run included")
+    parser.add_argument(
+        "--epochs", type=count, default=10, help="passes over the text, those of a resumed run included"
+    )
     parser.add_argument("--emsize", type=count, default=200, help="size of word embeddings")
     parser.add_argument("--nhid", type=count, default=200, help="hidden units per layer")
     parser.add_argument("--nlayers", type=count, default=2, help="number of layers")
     parser.add_argument("--dropout", type=number(float, 0, 1), default=0.2, help="share of activations dropped")
-    parser.add_argument("--tied", action=argparse.BooleanOptionalAction, default=True, help="one weight for embedding and decoder")
-    parser.add_argument("--lr", type=positive, default=20.0, help="first learning rate, a fourth after an epoch without a new best")
+    tied = {"action": argparse.BooleanOptionalAction, "default": True}
+    parser.add_argument("--tied", help="one weight for embedding and decoder", **tied)
+    parser.add_argument(
+        "--lr", type=positive, default=20.0, help="learning rate, quartered by an epoch without a new best"
+    )
     parser.add_argument("--clip", type=positive, default=0.25, help="largest norm of a gradient")
     parser.add_argument("--batch-size", type=count, default=20, help="stretches of text trained on side by side")
     parser.add_argument("--eval-batch-size", type=count, default=10, help="the same for validation")
     parser.add_argument("--bptt", type=count, default=35, help="words a gradient goes back")
     parser.add_argument("--min-count", type=count, default=2, help="rarer words of the training text become <unk>")
-    parser.add_argument("--seed", type=number(int, 0, 2**63 - 1), default=1111, help="of initial weights, dropout and sample")
+    parser.add_argument(
+        "--seed", type=number(int, 0, 2**63 - 1), default=1111, help="of initial weights, dropout and sample"
+    )
     parser.add_argument("--log-interval", metavar="N", type=count, default=20, help="batches between reports")
     parser.add_argument("--sample", metavar="N", type=number(int, 0), default=100, help="words to generate at the end")
     parser.add_argument("--temperature", type=positive, default=1.0, help="of the sample: higher is more daring")
@@ -405,7 +417,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.set_defaults(**QUICK)
     args = parser.parse_args(argv)
     if args.tied and args.emsize != args.nhid:
-        parser.error(f"--tied needs --emsize and --nhid to be equal, got {args.emsize} and {args.nhid}; or give --no-tied")
+        parser.error(
+            f"--tied needs --emsize and --nhid to be equal, got {args.emsize} and {args.nhid}; or give --no-tied"
+        )
     return args
 
 
@@ -431,7 +445,9 @@ def main(argv: list[str] | None = None) -> None:
     except OSError as error:
         fail(f"cannot make the folder {args.save}: {error.strerror}")
     size = sum(p.numel() for p in trainer.model.parameters())
-    print(f"{name}: {len(corpus.train)} words to train on, {len(corpus.valid)} to validate, vocabulary {len(corpus.words)}")
+    print(
+        f"{name}: {len(corpus.train)} words to train on, {len(corpus.valid)} to validate; {len(corpus.words)} different"
+    )
     print(f"{size} parameters" + (f", resumed after epoch {len(trainer.history)}" if args.resume else ""))
     try:
         trainer.run(Interrupt())

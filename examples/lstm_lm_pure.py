@@ -1,11 +1,11 @@
 """An LSTM from scratch, purified and trained by plain JAX: jit, grad, vmap, scan and pmap.
 
-    python examples/lstm_lm_pure.py                     # the text of Python's own help pages, about a minute on two cores
+    python examples/lstm_lm_pure.py                     # the text of Python's own help pages, a minute on two cores
     python examples/lstm_lm_pure.py --data novel.txt    # any text in UTF-8
 
-The modules are written as in torch, for one character of one text. ``objnet.transform`` makes two pure functions of them, and
-from there on everything is JAX: scan runs over the characters, vmap over the texts of a batch, grad takes the gradient, jit
-compiles, pmap spreads a batch over the devices, and jax.tree.map is the optimizer.
+The modules are written as in torch, for one character of one text. ``objnet.transform`` makes two pure functions of
+them, and from there on everything is JAX: scan runs over the characters, vmap over the texts of a batch, grad takes the
+gradient, jit compiles, pmap spreads a batch over the devices, and jax.tree.map is the optimizer.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def read_text(path: str | None) -> str:
     if path is None:
         from pydoc_data.topics import topics
 
-        # help pages quote one another: what is said twice is kept once, or validation would ask for what was learnt by heart
+        # The pages quote one another: what is said twice is kept once, or validation would ask for what was learnt.
         return "\n\n".join(dict.fromkeys(p for topic in sorted(topics) for p in topics[topic].split("\n\n")))
     try:
         return Path(path).read_text(encoding="utf-8-sig")
@@ -146,6 +146,7 @@ def batches(ids: np.ndarray, rows: tuple[int, ...], bptt: int) -> Iterator[tuple
 
 QUICK = {"hidden": 32, "epochs": 2, "bptt": 32, "sample": 40}
 QUICK_CHARACTERS = 30_000
+EVAL_ROWS = 4
 
 
 def fail(message: str) -> NoReturn:
@@ -168,17 +169,18 @@ def number(kind: type, low: float, above: bool = False) -> Any:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     count, positive = number(int, 1), number(float, 0, above=True)
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    show_defaults = argparse.ArgumentDefaultsHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=show_defaults)
     parser.add_argument("--data", metavar="FILE", help="a text in UTF-8; by default the help pages of this Python")
     parser.add_argument("--quick", action="store_true", help="a small model on the start of the text, for a try")
     parser.add_argument("--epochs", type=count, default=5, help="passes over the text")
     parser.add_argument("--hidden", type=count, default=128, help="size of embedding and state")
     parser.add_argument("--lr", type=positive, default=4.0, help="first learning rate; it falls to zero along a cosine")
     parser.add_argument("--clip", type=positive, default=0.25, help="largest norm of a gradient")
-    parser.add_argument("--batch-size", type=count, default=32, help="stretches of text trained on side by side, over all devices")
+    parser.add_argument("--batch-size", type=count, default=32, help="stretches of text side by side, on all devices")
     parser.add_argument("--bptt", type=count, default=64, help="characters a gradient goes back")
     parser.add_argument("--seed", type=number(int, 0), default=1111, help="of initial weights and sample")
-    parser.add_argument("--sample", metavar="N", type=number(int, 0), default=400, help="characters to generate at the end")
+    parser.add_argument("--sample", metavar="N", type=number(int, 0), default=400, help="characters to generate")
     if parser.parse_known_args(argv)[0].quick:
         parser.set_defaults(**QUICK)
     return parser.parse_args(argv)
@@ -200,15 +202,18 @@ def main(argv: list[str] | None = None) -> None:
     if args.batch_size % devices:
         fail(f"--batch-size {args.batch_size} cannot be split evenly over {devices} devices")
     rows = (devices, args.batch_size // devices)
-    for part, characters, least in (("training", train, args.batch_size * args.bptt + 1), ("validation", valid, args.bptt + 1)):
-        if len(characters) < least:
-            fail(f"{name} is too short: {len(characters)} characters for {part}, where one batch needs {least} (see --batch-size, --bptt)")
+    for part, found, least, see in (
+        ("training", len(train), args.batch_size * args.bptt + 1, "--batch-size, --bptt"),
+        ("validation", len(valid), EVAL_ROWS * args.bptt + 1, "--bptt"),
+    ):
+        if found < least:
+            fail(f"{name} is too short: {found} characters for {part}, where one batch needs {least} (see {see})")
 
     functions = purify(len(alphabet), args.hidden, args.clip)
     init_key, sample_key = jax.random.split(jax.random.PRNGKey(args.seed))
     params = functions.init(init_key)
-    print(f"{name}: {len(train)} characters to train on, {len(valid)} to validate, alphabet {len(alphabet)}, {devices} device(s)")
-    print(f"{sum(p.size for p in jax.tree.leaves(params))} parameters: {', '.join(f'{m}.{n}' for m in params for n in params[m])}")
+    print(f"{name}: {len(train)} characters to train on, {len(valid)} to validate, alphabet {len(alphabet)}")
+    print(f"{sum(p.size for p in jax.tree.leaves(params))} parameters, {devices} device{'s' if devices > 1 else ''}")
 
     steps = args.epochs * len(list(batches(train, rows, args.bptt)))
     lr = optax.cosine_decay_schedule(args.lr, steps)
@@ -219,8 +224,8 @@ def main(argv: list[str] | None = None) -> None:
             params, value, state = functions.train_step(params, lr(step), state, chars, targets)
             losses.append(value)
             step += 1
-        state, valid_losses = zero_state(1, args.hidden), []
-        for chars, targets in batches(valid, (1,), args.bptt):
+        state, valid_losses = zero_state(EVAL_ROWS, args.hidden), []
+        for chars, targets in batches(valid, (EVAL_ROWS,), args.bptt):
             value, (_, state) = functions.loss(params, state, chars, targets)
             valid_losses.append(value)
         train_loss, valid_loss = float(np.mean(losses)), float(np.mean(valid_losses))
@@ -232,7 +237,7 @@ def main(argv: list[str] | None = None) -> None:
         if not math.isfinite(valid_loss):
             fail(f"the loss is {valid_loss} after epoch {epoch}: the training diverged, try a smaller --lr")
     if args.sample:
-        chars = functions.generate(params, sample_key, jnp.asarray(numbers["\n"] if "\n" in numbers else 0), args.sample)
+        chars = functions.generate(params, sample_key, jnp.asarray(numbers.get("\n", 0)), args.sample)
         print(f"sample:\n{textwrap.indent(''.join(alphabet[i] for i in chars.tolist()), '    ')}")
 
 

@@ -215,15 +215,17 @@ class ParamGroup(dict[str, Any]):
         return by_name[key] if is_number(value) else type(value)(by_name[name] for name in found)
 
     def __setitem__(self, key: str, value: Any) -> None:
-        if key == "params":
-            value = Params([value] if isinstance(value, Parameter) else value)
-            check_parameters(value)
-            epoch.advance()
-        else:
-            value = plain(key, value) if not _tracing() else value
-            if key in self:
-                check_kind(key, dict.__getitem__(self, key), value)
-        self._change(key, lambda: dict.__setitem__(self, key, value))
+        def change() -> None:
+            if key == "params":
+                new: Any = Params([value] if isinstance(value, Parameter) else value)
+                check_parameters(new)
+                epoch.advance()
+            else:
+                new = plain(key, value)
+                check_kind(key, dict.get(self, key), new)
+            dict.__setitem__(self, key, new)
+
+        self._change(key, change)
 
     def __delitem__(self, key: str) -> None:
         if key == "params":

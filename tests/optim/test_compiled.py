@@ -44,7 +44,7 @@ def test_an_equal_optimizer_built_anew_shares_the_program():
     losses = []
     for _ in range(3):
         model = Linear(3, 2)
-        step = make_step(model, optim.AdamW(model.parameters(), lr=0.1))
+        step = make_step(model, optim.AdamW(model.parameters(), lr=0.1, amsgrad=True))
         losses.append([float(step(X)) for _ in range(3)])
     assert traces.count == 1
     assert losses[0] == losses[1] == losses[2]

@@ -743,3 +743,208 @@ def test_leftover_backward():
         model = Linear(3, 2)
         objnet.jit(lambda x: model(x).sum().backward())(X)
     assert not hasattr(X, "backward")
+
+
+# -- with optimizers ---------------------------------------------------------------------------------------------------
+
+
+class Headed(nn.Module):
+    """A body that is trained, a tied pair, and a head that no loss reaches."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Linear(3, 3)
+        self.tied = nn.Linear(3, 3)
+        self.tied.weight = self.body.weight
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.tied(self.body(x))
+
+
+def make_step(model, optimizer, traces):
+    @objnet.jit
+    def step(x):
+        traces.append(1)
+        return optimizer.step(lambda: (model(x) ** 2).mean())
+
+    return step
+
+
+def test_bare_array_to_a_parameter():
+    model = nn.Linear(3, 2)
+    with pytest.raises(errors.ParameterAssignmentError, match=r"'weight' of Linear"):
+        model.weight = jnp.ones((2, 3))
+    assert isinstance(model.weight, nn.Parameter)
+
+
+def test_wrong_missing_and_unknown_keys_change_nothing():
+    model = nn.Linear(3, 2)
+    before = {k: np.asarray(v) for k, v in model.state_dict().items()}
+    for bad, words in (
+        ({"weight": np.ones((2, 4), np.float32), "bias": np.ones(2, np.float32)}, "size mismatch for weight"),
+        ({"bias": np.ones(2, np.float32)}, "Missing key"),
+        ({**{k: v * 0 for k, v in before.items()}, "biaz": np.ones(2, np.float32)}, "Unexpected key"),
+    ):
+        with pytest.raises(RuntimeError, match=words):
+            model.load_state_dict(bad)
+        for k, v in model.state_dict().items():
+            np.testing.assert_array_equal(v, before[k])
+
+
+def test_an_unused_head_under_adamw_does_not_move():
+    objnet.manual_seed(0)
+    model = Headed()
+    optimizer = objnet.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.5)
+    head = np.asarray(model.head.weight.data)
+    traces = []
+    step = make_step(model, optimizer, traces)
+    for _ in range(3):
+        step(X)
+    np.testing.assert_array_equal(model.head.weight.data, head)
+    assert model.tied.weight is model.body.weight
+    optimizer.zero_grad()
+    objnet.backward(lambda: (model(X) ** 2).mean())
+    assert model.head.weight.grad is None and model.body.weight.grad is not None
+
+
+def test_ties_survive_saving(tmp_path):
+    model, other = Headed(), Headed()
+    objnet.save(model.state_dict(), tmp_path / "m.safetensors")
+    other.load_state_dict(objnet.load(tmp_path / "m.safetensors"))
+    assert other.tied.weight is other.body.weight
+    np.testing.assert_array_equal(other.tied.weight.data, model.body.weight.data)
+
+
+def test_an_equal_optimizer_and_model_built_again_share_the_program():
+    traces = []
+    model = optimizer = None
+
+    @objnet.jit
+    def step(x):
+        traces.append(1)
+        return optimizer.step(lambda: (model(x) ** 2).mean())
+
+    losses = []
+    for _ in range(3):
+        objnet.manual_seed(0)
+        model = nn.Linear(3, 2)
+        for _ in range(2):
+            optimizer = objnet.optim.Adam(model.parameters(), lr=0.01)
+            losses.append([float(step(X)) for _ in range(3)])
+    assert len(traces) == 1
+    np.testing.assert_array_equal(losses[0], losses[2])
+
+
+def test_learning_rate_is_data():
+    model = nn.Linear(3, 2)
+    optimizer = objnet.optim.SGD(model.parameters(), lr=0.0)
+    traces = []
+    step = make_step(model, optimizer, traces)
+    before = np.asarray(model.weight.data)
+    step(X)
+    np.testing.assert_array_equal(model.weight.data, before)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.1
+    step(X)
+    assert (np.asarray(model.weight.data) != before).any() and len(traces) == 1
+    with jax.transfer_guard("disallow"):
+        step(X)
+
+
+def test_ema_copies_under_donation():
+    objnet.manual_seed(0)
+    model = nn.Linear(3, 2)
+    ema = copy.deepcopy(model)
+    optimizer = objnet.optim.SGD(model.parameters(), lr=0.1)
+
+    @objnet.jit
+    def step(x):
+        loss = optimizer.step(lambda: (model(x) ** 2).mean())
+        for slow, fast in zip(ema.parameters(), model.parameters(), strict=True):
+            slow.data.mul_(0.5).add_(fast.data, alpha=0.5)
+        return loss
+
+    expected = [np.asarray(p.data) for p in ema.parameters()]
+    for _ in range(4):
+        snapshot = copy.deepcopy(model)
+        step(X)
+        assert all((np.asarray(a.data) != np.asarray(b.data)).any() for a, b in zip(snapshot.parameters(), model.parameters(), strict=True))
+        expected = [0.5 * e + 0.5 * np.asarray(p.data) for e, p in zip(expected, model.parameters(), strict=True)]
+    for e, p in zip(expected, ema.parameters(), strict=True):
+        np.testing.assert_allclose(p.data, e, rtol=1e-5)
+
+
+def test_gradients_of_a_compiled_step_are_dropped_or_kept():
+    model = nn.Linear(3, 2)
+    optimizer = objnet.optim.SGD(model.parameters(), lr=0.1)
+
+    def step(x):
+        optimizer.zero_grad()
+        loss = objnet.backward(lambda: (model(x) ** 2).mean())
+        optimizer.step()
+        return loss
+
+    objnet.jit(step)(X)
+    with pytest.raises(errors.GradientDroppedError, match="keep_grads"):
+        _ = model.weight.grad
+    objnet.jit(step)(X)
+    optimizer.zero_grad()
+    assert model.weight.grad is None
+    weight, bias = model.weight.data._read(), model.bias.data._read()
+    objnet.jit(step, keep_grads=True)(X)
+    expected = jax.grad(lambda w: ((jnp.matmul(X, w.T) + bias[None]) ** 2).mean())(weight)
+    np.testing.assert_allclose(model.weight.grad, expected, rtol=1e-5)
+
+
+def test_three_ways_to_train_agree():
+    results = []
+    for way in range(3):
+        for compiled in (False, True):
+            objnet.manual_seed(3)
+            model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+            optimizer = objnet.optim.Adam(model.parameters(), lr=0.05)
+
+            def loss_of(x, model=model):
+                return (model(x) ** 2).mean()
+
+            def step(x, way=way, model=model, optimizer=optimizer, loss_of=loss_of):
+                if way == 0:
+                    return optimizer.step(lambda: loss_of(x))
+                if way == 1:
+                    loss, grads = objnet.value_and_grad(loss_of, wrt=model)(x)
+                    optimizer.step(grads)
+                    return loss
+                optimizer.zero_grad()
+                loss = objnet.backward(lambda: loss_of(x))
+                optimizer.step()
+                return loss
+
+            run = objnet.jit(step) if compiled else step
+            results.append([float(run(X)) for _ in range(5)])
+    for other in results[1:]:
+        np.testing.assert_allclose(results[0], other, rtol=1e-4)
+
+
+def test_pure_form_and_object_form_give_the_same_losses():
+    objnet.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    net = objnet.transform_with_state(model)
+    params, state = net.init(None)
+
+    @jax.jit
+    def pure(params, state, x):
+        def loss(params):
+            out, new = net.apply(params, state, None, x)
+            return (out**2).mean(), new
+
+        (value, new), grads = jax.value_and_grad(loss, has_aux=True)(params)
+        return value, jax.tree.map(lambda p, g: p - 0.1 * g, params, grads), new
+
+    optimizer = objnet.optim.SGD(model.parameters(), lr=0.1)
+    step = objnet.jit(lambda x: optimizer.step(lambda: (model(x) ** 2).mean()))
+    for i in range(5):
+        x = X + i
+        value, params, state = pure(params, state, x)
+        np.testing.assert_allclose(step(x), value, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(model[1].running_mean, state["1"]["running_mean"], rtol=1e-5)

@@ -28,6 +28,15 @@ REDUCTIONS = st.sampled_from(["none", "mean", "sum"])
 FLOATS = ["float32", "bfloat16", "float16"]
 REGRESSIONS = ["mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"]
 BINARY = ["binary_cross_entropy", "binary_cross_entropy_with_logits"]
+DTYPES = [
+    ("float32", "bfloat16"),
+    ("bfloat16", "float32"),
+    ("float32", "int32"),
+    ("float32", "bool"),
+    ("int32", "float32"),
+    ("int32", "int32"),
+    ("bool", "bool"),
+]
 CLASSES = 5
 X, Y = jnp.asarray([[1.0, 2.0, 0.5], [0.0, -1.0, 3.0]]), jnp.asarray([1, 2])
 
@@ -61,7 +70,7 @@ def classes(shape, ignore_index, seed=0):
     return jnp.asarray(np.where(random.rand(*shape) < 0.3, ignore_index, drawn), jnp.int32)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     shapes=SHAPES,
     weighted=st.booleans(),
@@ -275,7 +284,7 @@ def test_positional_order(name):
 # -- regression --------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     name=st.sampled_from(REGRESSIONS),
     shape=st.sampled_from([(), (4,), (2, 3), (0,)]),
@@ -311,8 +320,7 @@ def test_limits_of_the_quadratic_part():
 
 
 @pytest.mark.parametrize("name", REGRESSIONS)
-@pytest.mark.parametrize("dtypes", [("float32", "bfloat16"), ("bfloat16", "float32"), ("float32", "int32"), ("float32", "bool"),
-                                    ("int32", "float32"), ("int32", "int32"), ("bool", "bool"), ("float16", "bfloat16")])  # fmt: skip
+@pytest.mark.parametrize("dtypes", [*DTYPES, ("float16", "bfloat16")])
 def test_regression_dtypes(name, dtypes):
     x, y = jnp.asarray([1, 0, 1], dtypes[0]), jnp.asarray([1, 1, 0], dtypes[1])
     mine, theirs = both(name)
@@ -372,7 +380,7 @@ def test_regression_refuses(name, arguments, options):
 # -- binary ------------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     name=st.sampled_from(BINARY),
     shape=st.sampled_from([(), (4,), (2, 3), (0,)]),
@@ -425,8 +433,7 @@ def test_values_that_are_no_probabilities(wrong):
 
 
 @pytest.mark.parametrize("name", BINARY)
-@pytest.mark.parametrize("dtypes", [("float32", "bfloat16"), ("bfloat16", "float32"), ("float32", "int32"), ("float32", "bool"),
-                                    ("int32", "float32"), ("int32", "int32"), ("bool", "bool")])  # fmt: skip
+@pytest.mark.parametrize("dtypes", DTYPES)
 def test_binary_dtypes(name, dtypes):
     x, y = jnp.asarray([1, 0, 1], dtypes[0]), jnp.asarray([1, 1, 0], dtypes[1])
     mine, theirs = both(name)

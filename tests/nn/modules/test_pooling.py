@@ -65,6 +65,6 @@ def test_refusals():
     check_refused("MaxPool2d", inputs=(x,))
     check_refused("MaxPool2d", 2, padding=2, inputs=(x,))
     check_refused("MaxPool2d", 9, inputs=(x,))
-    check_refused("AvgPool2d", 2, inputs=(x[0, 0],))
+    check_refused("AvgPool2d", 2, inputs=(x[None],))
     check_refused("AvgPool2d", 2, divisor_override=0, inputs=(x,))
     check_refused("AdaptiveAvgPool2d", -1, inputs=(x,))
