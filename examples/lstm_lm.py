@@ -312,7 +312,8 @@ class Progress:
             print(f"{self.name} | {batch}/{self.total} batches | lr {lr:.6g} | ppl {ppl:.2f}", flush=True)
         else:
             self.bar.set_postfix(ppl=f"{ppl:.2f}", lr=f"{lr:.6g}", refresh=False)
-            self.bar.update(batch - self.bar.n)
+            self.bar.n = batch
+            self.bar.refresh()
 
     def close(self) -> None:
         if self.bar is not None:

@@ -22,7 +22,6 @@ from typing import Any, NamedTuple, NoReturn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 import objnet
 from objnet import nn
@@ -101,7 +100,8 @@ def purify(nchars: int, hidden_size: int, clip: float) -> Functions:
     def train_step(params: Any, lr: jax.Array, state: State, chars: jax.Array, targets: jax.Array) -> Any:
         grads, (value, state) = jax.grad(loss, has_aux=True)(params, state, chars, targets)
         grads, value = jax.lax.pmean((grads, value), "devices")
-        rate = lr * jnp.minimum(1.0, clip / optax.global_norm(grads))
+        norm = jnp.sqrt(sum(jnp.vdot(g, g) for g in jax.tree.leaves(grads)))
+        rate = lr * jnp.minimum(1.0, clip / norm)
         return jax.tree.map(lambda p, g: p - rate * g, params, grads), value, state
 
     @functools.partial(jax.jit, static_argnums=3)
@@ -210,18 +210,18 @@ def main(argv: list[str] | None = None) -> None:
             fail(f"{name} is too short: {found} characters for {part}, where one batch needs {least} (see {see})")
 
     functions = purify(len(alphabet), args.hidden, args.clip)
-    init_key, sample_key = jax.random.split(jax.random.PRNGKey(args.seed))
-    params = functions.init(init_key)
+    keys = objnet.PRNGSequence(args.seed)
+    params = functions.init(next(keys))
     print(f"{name}: {len(train)} characters to train on, {len(valid)} to validate, alphabet {len(alphabet)}")
     print(f"{sum(p.size for p in jax.tree.leaves(params))} parameters, {devices} device{'s' if devices > 1 else ''}")
 
     steps = args.epochs * len(list(batches(train, rows, args.bptt)))
-    lr = optax.cosine_decay_schedule(args.lr, steps)
     step = 0
     for epoch in range(1, args.epochs + 1):
         state, losses = zero_state(*rows, args.hidden), []
         for chars, targets in batches(train, rows, args.bptt):
-            params, value, state = functions.train_step(params, lr(step), state, chars, targets)
+            lr = args.lr * (1 + math.cos(math.pi * step / steps)) / 2
+            params, value, state = functions.train_step(params, lr, state, chars, targets)
             losses.append(value)
             step += 1
         state, valid_losses = zero_state(EVAL_ROWS, args.hidden), []
@@ -237,7 +237,7 @@ def main(argv: list[str] | None = None) -> None:
         if not math.isfinite(valid_loss):
             fail(f"the loss is {valid_loss} after epoch {epoch}: the training diverged, try a smaller --lr")
     if args.sample:
-        chars = functions.generate(params, sample_key, jnp.asarray(numbers.get("\n", 0)), args.sample)
+        chars = functions.generate(params, next(keys), jnp.asarray(numbers.get("\n", 0)), args.sample)
         print(f"sample:\n{textwrap.indent(''.join(alphabet[i] for i in chars.tolist()), '    ')}")
 
 

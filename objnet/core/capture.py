@@ -23,7 +23,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from objnet.core import epoch, precision
+from objnet.core import epoch, frame, precision, scope
 from objnet.core.variable import Parameter, Variable
 
 _SCALARS = frozenset({bool, int, float, complex, str, bytes, type(None), type(Ellipsis), type(NotImplemented), range, slice})
@@ -86,6 +86,9 @@ class Capture:
         """The key of ``function`` and the static arguments, filling the lists on the way."""
         module = getattr(function, "__module__", None) or type(function).__module__
         self._package = module.partition(".")[0]
+        inner = frame.current()
+        if inner is not None and inner.unbound and not scope.constructing():
+            inner.bind()  # whether an attribute is None is a fact
         if self._package == "objnet":
             self._package = None
         return (precision.get_float32_matmul_precision(), self.visit(function), tuple(self.visit(s) for s in statics))

@@ -226,19 +226,16 @@ class Frame:
             frame.consumed[variable] = None
             frame = frame.parent
 
-    def waits(self, variable: Variable) -> bool:
-        """Whether ``variable`` is still to be bound by a pure function around."""
-        return variable in self.created
-
-    def bind(self) -> None:
-        """Let the pure function around give Variables created here the values it was given."""
+    def bind(self, variable: Variable | None = None) -> None:
+        """Let the pure function around give what was created here the value it was given: ``variable`` (or all) is read."""
+        if self.parent is None or (variable is not None and variable not in self.created):
+            return
         self.unbound = False
         self.first.update((v, self.values[v]) for v in self.created if v not in self.first)
-        if self.parent is not None:
-            self.parent.bind()
-            for variable in [v for v in self.created if self.parent.holds(v)]:
-                for held in (self.values, self.created, self.first):
-                    del held[variable]  # type: ignore[attr-defined]
+        self.parent.bind(variable)
+        for bound in [v for v in self.created if self.parent.holds(v)]:
+            for held in (self.values, self.created, self.first):
+                del held[bound]  # type: ignore[attr-defined]
 
     def holds(self, variable: Variable) -> bool:
         """Whether this frame or one outside has a value of ``variable``."""
@@ -250,8 +247,8 @@ class Frame:
     def lookup(self, variable: Variable) -> Any:
         frame: Frame | None = self
         while frame is not None:
-            if frame.unbound and frame.waits(variable) and not scope.constructing():
-                frame.bind()
+            if frame.unbound and not scope.constructing():
+                frame.bind(variable)
             value = frame.values.get(variable, _MISSING)
             if value is not _MISSING:
                 if variable not in frame.written:  # else nothing from outside was needed

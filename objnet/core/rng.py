@@ -117,8 +117,9 @@ def next_rng_key() -> jax.Array:
 def next_rng_keys(num: int) -> jax.Array:
     """``num`` keys stacked along axis 0, by one split (Haiku's ``next_rng_keys``); see :func:`next_rng_key`."""
     frame.check_draw(key_stream)
-    if binding() and key_stream._peek() is UNSET:
-        return split(_key(0), num)  # for a first value that is about to be replaced
+    if binding():  # for first values that are about to be replaced: nothing is drawn, as Haiku runs no initialiser in apply
+        held = key_stream._peek()
+        return split(_key(0) if held is UNSET else held, num)
     key = frame.get(key_stream)
     if key is None:  # in a program whose caller has none
         raise key_stream.unset()

@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 BUILD, FORWARD, HOOK = "build", "forward", "hook"
+_NONE = object()
 
 
 class Scope(NamedTuple):
@@ -35,20 +36,20 @@ def in_forward() -> bool:
     return scope is not None and scope.kind is FORWARD
 
 
-def constructing() -> bool:
-    """Whether a constructor is running, however deep below."""
-    return _any(BUILD)
+def constructing(besides: Any = _NONE) -> bool:
+    """Whether a constructor (of another module than ``besides``) is running, however deep below."""
+    return _any(BUILD, besides)
 
 
 def running() -> bool:
     """Whether a forward is running, however deep below."""
-    return _any(FORWARD)
+    return _any(FORWARD, _NONE)
 
 
-def _any(kind: str) -> bool:
+def _any(kind: str, besides: Any) -> bool:
     scope = _scope.get()
     while scope is not None:
-        if scope.kind is kind:
+        if scope.kind is kind and scope.module is not besides:
             return True
         scope = scope.outer
     return False

@@ -18,7 +18,7 @@ class _Options(NamedTuple):
 
 
 class Adadelta(Optimizer):
-    """Adadelta: steps ``g * sqrt(u + eps) / sqrt(v + eps)``, with ``v`` and ``u`` averages of squared gradients and squared steps.
+    """Adadelta: steps of ``g * sqrt(u + eps) / sqrt(v + eps)``, ``v`` and ``u`` averages of squared gradients and squared steps.
 
     Zeiler (2012), "ADADELTA: An Adaptive Learning Rate Method".
 
@@ -29,7 +29,7 @@ class Adadelta(Optimizer):
         eps: as above.
         weight_decay: multiple of the parameter added to its gradient.
         maximize: whether to climb instead of descend.
-        foreach, capturable: choose among torch's kernels; accepted, and without effect, as XLA fuses a compiled step anyhow.
+        foreach, capturable: choose among torch's kernels; accepted, and without effect: XLA fuses a compiled step anyhow.
         differentiable: only False.
 
     Raises:
@@ -49,14 +49,15 @@ class Adadelta(Optimizer):
         maximize: bool = False,
         differentiable: bool = False,
     ):
-        lr, rho, eps, weight_decay = plain("lr", lr), plain("rho", rho), plain("eps", eps), plain("weight_decay", weight_decay)
-        if not 0.0 <= lr:
+        lr, rho = plain("lr", lr), plain("rho", rho)
+        eps, weight_decay = plain("eps", eps), plain("weight_decay", weight_decay)
+        if not lr >= 0.0:
             raise ValueError(f"Invalid learning rate: {lr}")
         if not 0.0 <= rho <= 1.0:
             raise ValueError(f"Invalid rho value: {rho}")
-        if not 0.0 <= eps:
+        if not eps >= 0.0:
             raise ValueError(f"Invalid epsilon value: {eps}")
-        if not 0.0 <= weight_decay:
+        if not weight_decay >= 0.0:
             raise ValueError(f"Invalid weight_decay value: {weight_decay}")
         super().__init__(
             params,

@@ -25,6 +25,7 @@ def match(grads: Any, groups: Sequence[ParamGroup]) -> dict[Parameter, jax.Array
         StructureMismatchError: listing every gradient that is missing, unknown, or of another shape or dtype.
     """
     held = [p for group in groups for p in group.params]
+    given: list[tuple[str, Parameter | None, Any]]
     if isinstance(grads, Gradients):
         given = list(zip(grads, grads.parameters, grads.values(), strict=True))
         missing = _missing(held, grads.parameters)
@@ -43,7 +44,7 @@ def match(grads: Any, groups: Sequence[ParamGroup]) -> dict[Parameter, jax.Array
     else:
         raise TypeError(
             f"step takes a closure that returns the loss, gradients, or nothing; got {type(grads).__name__}{errors.where()}. "
-            "Arrays record no graph: write optimizer.step(lambda: criterion(model(x), y)), or pass what objnet.value_and_grad gave."
+            "Arrays record no graph: write optimizer.step(lambda: criterion(model(x), y)), or pass what value_and_grad gave."
         )
     known = {id(p) for p in held}
     found: dict[Parameter, jax.Array] = {}
@@ -51,13 +52,14 @@ def match(grads: Any, groups: Sequence[ParamGroup]) -> dict[Parameter, jax.Array
     for name, p, gradient in given:
         if id(p) not in known:
             problems.append(f"unknown: {name} is no parameter of this optimizer")
-        elif gradient is not None:
+        elif p is not None and gradient is not None:
             found[p] = as_array(gradient)
             fault = mismatch(p, found[p])
             if fault:
                 problems.append(f"{name}: {fault}")
     if problems:
-        raise errors.StructureMismatchError(f"the gradients do not fit the optimizer{errors.where()}:\n  " + "\n  ".join(problems))
+        listed = "\n  ".join(problems)
+        raise errors.StructureMismatchError(f"the gradients do not fit the optimizer{errors.where()}:\n  {listed}")
     return found
 
 
@@ -87,8 +89,8 @@ def _names(groups: Sequence[ParamGroup]) -> dict[str, Parameter]:
         for name, p in zip(names, group.params, strict=True):
             if name in by_name:
                 raise errors.StructureMismatchError(
-                    f"gradients by name were given{errors.where()}, and two parameters of the optimizer are named {name!r}: pass a "
-                    "list along its parameters instead."
+                    f"gradients by name were given{errors.where()}, and two parameters of the optimizer are named {name!r}: "
+                    "pass a list along its parameters instead."
                 )
             by_name[name] = p
     return by_name

@@ -39,8 +39,10 @@ def plain(name: str, value: Any) -> Any:
         return type(value)(plain(name, v) for v in value)
     if is_torch_tensor(value):
         value = to_host_or_jax(value)
-    if isinstance(value, (np.generic, np.ndarray, jax.Array, Variable)):
-        if np.size(value) != 1:
+    if isinstance(value, Variable):
+        value = value._read()
+    if isinstance(value, (np.generic, np.ndarray, jax.Array)):
+        if value.size != 1:
             raise ValueError(f"Tensor {name} must be 1-element")
         return value.item()
     return value
@@ -243,7 +245,7 @@ class ParamGroup(dict[str, Any]):
     def clear(self) -> None:
         raise TypeError("the hyper-parameters of a group cannot be cleared: the optimizer needs them")
 
-    def __ior__(self, other: Any) -> ParamGroup:
+    def __ior__(self, other: Any) -> ParamGroup:  # type: ignore[override,misc]
         self.update(other)
         return self
 

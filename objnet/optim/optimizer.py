@@ -76,7 +76,7 @@ class Optimizer(OptimizerSerialization, OptimizerHooks):
         return ()
 
     @staticmethod
-    def _schedule(options: Any, numbers: dict[str, jax.Array], steps: jax.Array | None) -> dict[str, jax.Array]:
+    def _schedule(options: Any, numbers: dict[str, jax.Array], steps: Any) -> dict[str, jax.Array]:
         """The numbers the rule uses, computed once for all parameters of a group that are stepped together.
 
         Args:
@@ -222,9 +222,7 @@ class Optimizer(OptimizerSerialization, OptimizerHooks):
                 if clock is not None:
                     clock._set(steps)
 
-    def _cohorts(
-        self, group: ParamGroup, grads: Mapping[Parameter, jax.Array]
-    ) -> list[tuple[Variable | None, list[Parameter]]]:
+    def _cohorts(self, group: ParamGroup, grads: Mapping[Parameter, jax.Array]) -> list[tuple[Variable | None, list[Parameter]]]:
         """The parameters that take this step by their counters: one, as long as all were always stepped together."""
         stepping = [p for p in group.params if p in grads]
         if not self._slots(group.options):
@@ -252,14 +250,15 @@ class Optimizer(OptimizerSerialization, OptimizerHooks):
     def _make_cells(self, group: ParamGroup, params: Iterable[Parameter]) -> None:
         """Make the counter and the arrays that are missing."""
         slots = self._slots(group.options)
-        clock = None
+        clock: Variable | None = None
         for p in params:
             cells = self._cells.get(p, {})
             missing = [name for name in slots if name not in cells]
             if missing:
-                if "step" not in cells and clock is None:
-                    clock = new_clock(group.placement, group.local())
-                self._cells[p] = {"step": clock, **cells, **{name: new_cell(p, group.local()) for name in missing}}
+                if not cells:
+                    clock = clock or new_clock(group.placement, group.local())
+                    cells = {"step": clock}
+                self._cells[p] = cells | {name: new_cell(p, group.local()) for name in missing}
                 epoch.advance()
 
     def zero_grad(self, set_to_none: bool = True) -> None:

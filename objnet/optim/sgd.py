@@ -33,7 +33,7 @@ class SGD(Optimizer):
         weight_decay: multiple of the parameter added to its gradient.
         nesterov: whether momentum is Nesterov's.
         maximize: whether to climb instead of descend.
-        foreach, fused: choose among torch's kernels; accepted, and without effect, as XLA fuses a compiled step anyhow.
+        foreach, fused: choose among torch's kernels; accepted, and without effect: XLA fuses a compiled step anyhow.
         differentiable: only False.
 
     Raises:
@@ -104,9 +104,9 @@ class SGD(Optimizer):
         return ("momentum_buffer",) if options.momentum else ()
 
     @staticmethod
-    def _schedule(options: _Options, numbers: dict[str, jax.Array], steps: jax.Array | None) -> dict[str, jax.Array]:
+    def _schedule(options: _Options, numbers: dict[str, jax.Array], steps: Any) -> dict[str, jax.Array]:
         used = {k: numbers[k] for k in ("lr", "momentum", "weight_decay")}
-        if options.dampens and steps is not None:
+        if options.dampens:
             used["gain"] = jnp.where(steps == 1, jnp.ones_like(steps), numbers["gain"])
         return used
 

@@ -12,7 +12,6 @@ import numpy as np
 from objnet.core import frame
 from objnet.core.variable import UNSET, Parameter, Variable
 
-
 Cells = dict[str, Variable]
 
 
@@ -78,9 +77,10 @@ class State(Mapping[Parameter, dict[str, jax.Array]]):
         """The cells of each parameter that has state. Inside a program that is a matter of data: all count as stepped."""
         held = {p: cells for p in self._optimizer._held() if (cells := self._optimizer._cells.get(p))}
         clocks = list({id(cells["step"]): cells["step"] for cells in held.values()}.values())
-        values = [clock._read() for clock in clocks]
-        traced = any(isinstance(value, jax.core.Tracer) for value in values)
-        begun = {id(c) for c, value in zip(clocks, values if traced else jax.device_get(values), strict=True) if traced or value > 0}
+        steps = [clock._read() for clock in clocks]
+        if not any(isinstance(s, jax.core.Tracer) for s in steps):
+            steps = jax.device_get(steps)
+        begun = {id(clock) for clock, s in zip(clocks, steps, strict=True) if isinstance(s, jax.core.Tracer) or s > 0}
         return {p: cells for p, cells in held.items() if id(cells["step"]) in begun}
 
     def _arrays(self, cells: Cells) -> dict[str, jax.Array]:

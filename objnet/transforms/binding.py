@@ -12,6 +12,7 @@ puts what it was given in their place.  Parameters are inputs only.  State writt
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -20,23 +21,24 @@ import jax
 from objnet.core import errors, frame, scope
 from objnet.core.rng import key_stream
 from objnet.core.tensor import TensorMethods
-from objnet.core.variable import UNSET, Buffer, Gradient, Parameter, Variable, settle
+from objnet.core.variable import UNSET, Gradient, Parameter, Variable, settle
 
 Entries = dict[str, dict[str, Any]]
 ROOT = "~"
 _NUMBERS = (int, float, complex)
+_alone = threading.RLock()  # attributes of live modules change while a pure function runs
 
 
 class PureFrame(frame.Frame):
     """The frame of one ``init`` or ``apply``.
 
     Args:
-        live: modules and parameters that exist already and that the function reaches.
+        live: modules, and Variables that may be in none, that exist already and that the function reaches.
         root: the module whose own leaves sit under ``"~"``, if one was transformed itself.
         given: ``(params, state)`` for apply, None for init; a state of None says that there is none.
     """
 
-    def __init__(self, live: Iterable[Any], root: Any, given: tuple[Mapping[str, Any], Mapping[str, Any] | None] | None):
+    def __init__(self, live: list[Any], root: Any, given: tuple[Mapping[str, Any], Mapping[str, Any] | None] | None):
         super().__init__()
         self.root = root
         self.applies = given is not None
@@ -44,10 +46,10 @@ class PureFrame(frame.Frame):
         self._params, self._state = (given[0], given[1] or {}) if given is not None else ({}, {})
         self._stateless = given is not None and given[1] is None
         self._state_names = {name for entries in self._state.values() for name in entries}
-        live = list(live)
         self._modules = [thing for thing in live if not isinstance(thing, Variable)]
         self._loose = dict.fromkeys(thing for thing in live if isinstance(thing, Variable))  # perhaps in no module
         self._made: set[int] = set()  # modules built here
+        self._doubtful: set[int] = set()  # modules perhaps dropped: replaced, or built inside a constructor
         self._known: dict[Variable, None] = {}  # Variables created here
         self._paths: dict[int, str] = {}
         self._tops: dict[str, Any] = {}  # modules named by their class
@@ -68,6 +70,8 @@ class PureFrame(frame.Frame):
             )
         self._modules.append(module)
         self._made.add(id(module))
+        if scope.constructing(besides=module):
+            self._doubtful.add(id(module))
         self.unbound = True
         for inner in self._inner():
             inner.undo.append(lambda: self._drop_module(module))
@@ -77,6 +81,7 @@ class PureFrame(frame.Frame):
         """An inner transform starts again and will build it anew."""
         self._modules.remove(module)
         self._made.discard(id(module))
+        self._doubtful.discard(id(module))
         self._tops.pop(self._paths.pop(id(module), ROOT), None)
 
     def note_created(self, variable: Variable) -> None:
@@ -89,10 +94,10 @@ class PureFrame(frame.Frame):
             break
         if scope.constructing():
             return
-        if isinstance(variable, Parameter) or (isinstance(variable, Buffer) and not scope.running()):
+        if isinstance(variable, Parameter) or not scope.running():
             self._loose[variable] = None
         else:
-            self._before[variable] = None  # an attribute that was None at the start
+            self._before[variable] = None
 
     def _drop_variable(self, variable: Variable) -> None:
         for held in (self._known, self._loose, self._before, self._places, self._initial):
@@ -102,10 +107,12 @@ class PureFrame(frame.Frame):
     def note_link(self, module: Any, kind: str, name: str, old: Any, new: Any) -> None:
         self.expire()
         self.unbound = True
+        if kind == "_modules":
+            self._doubtful.add(id(old))
         if scope.constructing():
             self._plain.pop((id(module), name), None)
-        elif kind == "_buffers" and old is None and isinstance(new, Variable):
-            self._before.setdefault(new, None)
+        elif isinstance(new, Variable) and (kind == "_arrays" or (kind == "_buffers" and old is None)):
+            self._before.setdefault(new, None)  # an attribute that was None at the start
 
     def note_attribute(self, module: Any, name: str, old: Any, new: Any) -> None:
         self.expire()
@@ -154,7 +161,7 @@ class PureFrame(frame.Frame):
                 return
             self._initial[parameter] = value
         super().set(parameter, value)
-        del self.written[parameter]  # so that reads of it are noted
+        self.written.pop(parameter, None)  # so that reads of it are noted
 
     def miss(self, variable: Variable) -> None:
         raise errors.ReadInTransformError(
@@ -171,18 +178,21 @@ class PureFrame(frame.Frame):
 
     # -- names ---------------------------------------------------------------------------------------------------------
 
-    def _name_all(self) -> None:
+    def _name_all(self, wanted: Variable | None) -> None:
+        """Name every module that is not inside another and was not dropped, what is below, and what holds ``wanted``."""
         held = {id(child) for module in self._modules for child in module._modules.values() if child is not None}
         for module in self._modules:
-            if id(module) not in self._paths and id(module) not in held:
+            if id(module) not in self._paths and id(module) not in held and id(module) not in self._doubtful:
                 self._name_top(module)
         seen: set[int] = set()
         for module in self._modules:
             if id(module) in self._paths:
                 self._name_below(module, self._paths[id(module)], seen)
-        for module in self._modules:
-            if id(module) not in seen:  # modules that hold each other
-                self._name_below(module, self._name_top(module), seen)
+        if wanted is not None and wanted not in self._places:
+            holders = [m for m in self._modules if id(m) not in self._paths and any(v is wanted for v in _variables(m))]
+            if holders:
+                holder = next((m for m in holders if id(m) not in held), holders[0])
+                self._name_below(holder, self._name_top(holder), seen)
         for variable in self._loose:
             if variable not in self._places:
                 taken = {name for path, name in self._places.values() if path == ROOT}
@@ -225,12 +235,11 @@ class PureFrame(frame.Frame):
 
     # -- values --------------------------------------------------------------------------------------------------------
 
-    def waits(self, variable: Variable) -> bool:
-        return variable not in self._bound
-
-    def bind(self) -> None:
+    def bind(self, variable: Variable | None = None) -> None:
         """Name what is new; note its initial value (init), or put the given one in its place (apply)."""
-        self._name_all()
+        if variable in self._bound:
+            return
+        self._name_all(variable)
         self.unbound = False
         held_inside = {v for inner in self._inner() for v in inner.created}
         for variable, place in self._places.items():
@@ -338,15 +347,20 @@ def evaluate(
     Raises:
         StructureMismatchError, NonEmptyStateError: what was given does not fit.
     """
+    live = list(live)
     token = False
     while True:
         inner = PureFrame(live, root, given)
+        if live:
+            _alone.acquire()
         try:
             with inner.open(token), scope.outside():
                 inner.values[key_stream] = UNSET if key is None else key
                 inner.bind()
                 try:
-                    result = _arrays(call(inner))
+                    result = call(inner)
+                    if inner.applies:
+                        result = _arrays(result)
                     inner.finish()
                 except Exception as error:
                     misfit = inner.misfit()
@@ -362,13 +376,16 @@ def evaluate(
         finally:
             inner.rollback()  # live modules keep their own attributes
             inner.close()
+            if live:
+                _alone.release()
 
 
 def stateful(entries: Iterable[str]) -> errors.NonEmptyStateError:
     """The error of state where there should be none."""
     return errors.NonEmptyStateError(
-        "state (a buffer such as a running mean, or an array attribute) was met by a transform that carries none: use "
-        f"objnet.transform_with_state, whose apply takes and returns it. Its entries: {'; '.join(entries)}."
+        "state (a buffer such as a running mean, or an array attribute) was met where none was given: use "
+        "objnet.transform_with_state, whose apply takes the state that init or the last apply returned. Its entries: "
+        f"{'; '.join(entries)}."
     )
 
 
@@ -377,6 +394,13 @@ def _arrays(result: Any) -> Any:
     if any(isinstance(leaf, TensorMethods) for leaf in jax.tree.leaves(result, is_leaf=lambda x: isinstance(x, TensorMethods))):
         return jax.tree.map(lambda leaf: leaf, result)
     return result
+
+
+def _variables(module: Any) -> Iterator[Variable | None]:
+    """Everything ``module`` and the modules below hold."""
+    for below in module.modules():
+        for registry in (below._parameters, below._buffers, below._arrays):
+            yield from registry.values()
 
 
 def _copy(value: Any) -> Any:

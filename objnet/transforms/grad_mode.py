@@ -21,14 +21,14 @@ def is_grad_enabled() -> bool:
 
 
 def _in_gradient() -> bool:
+    state: Any = frame.trace_state()
     inner = frame.current()
     while inner is not None:
-        if isinstance(inner, GradFrame):
-            return True
-        if inner.parent is None and not inner.closed and inner.state != frame.CLEAN:
-            return True  # a pure function under a jax transform that may well be a gradient
+        if isinstance(inner, GradFrame) or (state is not None and state != inner.state):
+            return True  # a plain jax transform lies between, which may well be a gradient
+        state = None if inner.closed else inner.outside
         inner = inner.parent
-    return False
+    return state is not None and state != frame.CLEAN
 
 
 def _stop(tree: Any) -> Any:

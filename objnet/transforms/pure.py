@@ -16,7 +16,7 @@ import jax
 from objnet.core.capture import Capture
 from objnet.core.errors import NonEmptyStateError
 from objnet.core.rng import as_key
-from objnet.core.variable import Parameter, Variable
+from objnet.core.variable import Buffer, Parameter, Variable
 from objnet.transforms.binding import PureFrame, evaluate, stateful
 from objnet.transforms.jit import Compiled
 
@@ -77,6 +77,9 @@ class PureFunction:
                 )
             taken.append(kwargs.pop(name))
         return self._body(*taken, args[count:], kwargs)
+
+    def __objnet_capture__(self, visit: Callable[[Any], Any]) -> Any:
+        return (self._leading, visit(self._body))
 
     def _required(self) -> str:
         return f"{self.__name__}({', '.join(self._leading)}, *args, **kwargs)"
@@ -167,9 +170,16 @@ def _reached(function: Any) -> list[Any]:
         return [function]
     if _is_module_class(function):
         return []
-    capture = Capture()
-    capture.walk(function, ())
-    return [*filter(_is_module, capture.objects), *(v for v in capture.variables if isinstance(v, Parameter))]
+    reach = _Reach()
+    reach.walk(function, ())
+    return [*filter(_is_module, reach.objects), *(v for v in reach.variables if isinstance(v, (Parameter, Buffer)))]
+
+
+class _Reach(Capture):
+    """A walk that does not enter other pure functions, which have parameters of their own."""
+
+    def visit(self, value: Any) -> Any:
+        return None if isinstance(value, PureFunction) else super().visit(value)
 
 
 # -- changing the signatures -------------------------------------------------------------------------------------------------

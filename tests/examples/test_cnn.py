@@ -244,6 +244,8 @@ def test_one_seed_gives_torchs_weights():
 
 def test_weights_go_to_torch_and_back():
     torch = pytest.importorskip("torch")
+    torch.manual_seed(1)
+    objnet.manual_seed(2)
     theirs, ours = torch_net(torch).eval(), cnn.Net().eval()
     x, _ = batch(8, 5)
     assert np.abs(np.asarray(ours(x)) - theirs(torch.tensor(x)).detach().numpy()).max() > 1e-3

@@ -167,7 +167,23 @@ def test_traversal_names_each_once():
 
 @pytest.mark.parametrize("method", ["get_submodule", "get_parameter", "get_buffer"])
 def test_paths(method):
-    for target in ("", "a", "b.c", "b.c.p", "a.q", "late", "hidden", "b.c.count", "x", "a.x", "p.x", "b.x.p", "none", "nothing", "training"):
+    for target in (
+        "",
+        "a",
+        "b.c",
+        "b.c.p",
+        "a.q",
+        "late",
+        "hidden",
+        "b.c.count",
+        "x",
+        "a.x",
+        "p.x",
+        "b.x.p",
+        "none",
+        "nothing",
+        "training",
+    ):
         same(lambda w: getattr(tree(w), method)(target), text=True)
 
 
@@ -316,7 +332,12 @@ def changed(w, **entries):
 CHANGES = {
     "nothing": {},
     "missing": {"p": None, "b__c__q": None},
-    "unexpected": {"zzz": lambda w: w.ones(1), "a__zzz": lambda w: w.ones(1), "hidden": lambda w: w.ones(1), "e__f__g": lambda w: w.ones(1)},
+    "unexpected": {
+        "zzz": lambda w: w.ones(1),
+        "a__zzz": lambda w: w.ones(1),
+        "hidden": lambda w: w.ones(1),
+        "e__f__g": lambda w: w.ones(1),
+    },
     "both": {"late": None, "zzz": lambda w: w.ones(1)},
     "shape": {"p": lambda w: w.ones(2), "a__q": lambda w: w.ones(2, 1), "late": lambda w: w.zeros()},
     "all": {"p": lambda w: w.ones(2), "late": None, "zzz": lambda w: w.ones(1)},
@@ -518,9 +539,7 @@ def test_hooks_that_are_always_called():
         module, log = scaler(w), []
         module.register_forward_hook(lambda m, args, out: log.append("only after success"))
         module.register_forward_hook(lambda m, args, out: log.append(("always", out)), always_call=True)
-        module.register_forward_hook(
-            lambda m, args, kwargs, out: log.append((kwargs, out)), always_call=True, with_kwargs=True
-        )
+        module.register_forward_hook(lambda m, args, kwargs, out: log.append((kwargs, out)), always_call=True, with_kwargs=True)
         try:
             module(w.ones(2), by=0)
         except ZeroDivisionError:

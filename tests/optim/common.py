@@ -1,4 +1,4 @@
-"""Models and gradients that objnet's and torch's optimizers are fed alike."""
+"""Gradients that objnet's and torch's optimizers are fed alike."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import pytest
 
 from objnet import optim
 from objnet.core.variable import Parameter
-from objnet.nn.module import Module
 
 torch = pytest.importorskip("torch")
 
@@ -72,43 +71,5 @@ def assert_same(params: Any, torch_params: Any, rtol: float = 1e-5, atol: float 
 
 def as_torch(tree: Any) -> Any:
     """A state dict with torch tensors for arrays."""
-    return jax.tree.map(lambda x: torch.tensor(np.asarray(x)) if isinstance(x, jax.Array) else x, tree, is_leaf=lambda x: x is None)
-
-
-class Traces:
-    """Counts the runs of Python code; compiled functions take no notice of it, having no ``__dict__``."""
-
-    __slots__ = ("count",)
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def note(self) -> None:
-        self.count += 1
-
-
-class Linear(Module):
-    def __init__(self, inputs: int, outputs: int, seed: int = 0):
-        super().__init__()
-        rng = np.random.default_rng(seed)
-        self.weight = Parameter(jnp.asarray(rng.normal(size=(outputs, inputs)).astype(np.float32)))
-        self.bias = Parameter(jnp.zeros(outputs))
-
-    def forward(self, x: Any) -> Any:
-        return x @ self.weight.T + self.bias[None]
-
-
-class Headed(Module):
-    """A body, and a head that no loss reaches."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = Linear(3, 2)
-        self.head = Linear(2, 2, seed=1)
-
-    def forward(self, x: Any) -> Any:
-        return self.body(x)
-
-
-def mean_square(x: Any) -> Any:
-    return (x * x).mean()
+    convert = lambda x: torch.tensor(np.asarray(x)) if isinstance(x, jax.Array) else x
+    return jax.tree.map(convert, tree, is_leaf=lambda x: x is None)

@@ -9,7 +9,8 @@ import pytest
 
 from objnet import errors, jit, optim
 from objnet.core.variable import Parameter
-from tests.optim.common import Linear, Traces, assert_same, draw, mean_square, ours, theirs, torch, torch_step
+from tests.optim.common import assert_same, draw, ours, theirs, torch, torch_step
+from tests.optim.models import Linear, Traces, mean_square
 
 X = jnp.ones((4, 3))
 

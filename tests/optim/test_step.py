@@ -10,7 +10,8 @@ import pytest
 from objnet import backward, errors, jit, optim, value_and_grad
 from objnet.core.variable import Parameter
 from objnet.transforms.autodiff import Gradients
-from tests.optim.common import CASES, Headed, Linear, assert_same, draw, mean_square, ours, theirs, torch, torch_step
+from tests.optim.common import CASES, assert_same, draw, ours, theirs, torch, torch_step
+from tests.optim.models import Headed, Linear, mean_square
 
 X = jnp.asarray(np.random.default_rng(7).normal(size=(5, 3)).astype(np.float32))
 
@@ -77,7 +78,7 @@ def list_way(model, optimizer):
 def dict_way(model, optimizer):
     def step(x):
         loss, grads = value_and_grad(lambda: mean_square(model(x)), wrt=model)()
-        optimizer.step({name: g for name, g in reversed(grads.items())})
+        optimizer.step(dict(reversed(grads.items())))
         return loss
 
     return step
@@ -130,11 +131,11 @@ def test_stale_gradients_do_not_pass_for_the_closures():
     assert float(jnp.abs(model.weight._read() - before).max()) < 100
 
 
-@pytest.mark.parametrize("name,options", [CASES[2], CASES[9], CASES[13], CASES[16]], ids=lambda c: c if isinstance(c, str) else "")
+@pytest.mark.parametrize("name,options", [CASES[2], CASES[9], CASES[13], CASES[16]], ids=["SGD", "Adam", "AdamW", "Adadelta"])
 def test_parameters_without_gradient_are_left_alone(name, options):
     """None for one parameter at changing steps: no decay, no state, no step counted, eager and compiled."""
     values, grads = draw(8, 6)
-    for i, skipped in enumerate([(1,), (1,), (), (0,), (0, 1, 2), (2,)]):
+    for i, skipped in enumerate([(1,), (1,), (), (0,), (0, 1), (1,)]):
         for j in skipped:
             grads[i][j] = None
     expected, torch_optimizer = theirs(name, values, **options)

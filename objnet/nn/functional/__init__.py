@@ -24,9 +24,11 @@ from objnet.nn.functional.linear import linear
 from objnet.nn.functional.loss import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
+    cross_entropy,
     huber_loss,
     l1_loss,
     mse_loss,
+    nll_loss,
     smooth_l1_loss,
 )
 from objnet.nn.functional.normalization import batch_norm, layer_norm, normalize
@@ -59,6 +61,7 @@ __all__ = [
     "conv1d",
     "conv2d",
     "conv3d",
+    "cross_entropy",
     "dropout",
     "dropout1d",
     "dropout2d",
@@ -82,6 +85,7 @@ __all__ = [
     "max_pool2d",
     "max_pool3d",
     "mse_loss",
+    "nll_loss",
     "normalize",
     "one_hot",
     "pad",

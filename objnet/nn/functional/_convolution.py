@@ -93,7 +93,7 @@ def _dense(x: Array, w: Array, window: Window) -> Array:
     seeing through that.
     """
     unpadded = len(window.stride) == 2 and not any(itertools.chain(*window.padding))
-    if unpadded and x.dtype == jnp.float32 and jax.__version_info__ < (0, 12):
+    if unpadded and jax.__version_info__ < (0, 12):
         x = lax.optimization_barrier(padded(x, [(0, 1)]))
         window = window._replace(padding=((0, 0), (0, -1)))
     return _direct(x, w, window, 1)
@@ -118,7 +118,12 @@ def _patches(x: Array, w: Array) -> Array:
 def _tap_by_tap(x: Array, w: Array, window: Window, groups: int) -> Array:
     """The sum over kernel positions of the shifted input times the weights there."""
     product = _multiplied if groups > 1 and w.shape[1] == 1 else _matmul
-    output = reduce(jnp.add, (product(part, weights, groups) for part, weights in _taps(x, w, window)))
+
+    def total(x: Array, w: Array) -> Array:
+        return reduce(jnp.add, (product(part, weights, groups) for part, weights in _taps(x, w, window)))
+
+    # keep the input for the backward pass, not every shifted copy of it; XLA may well reuse those where that is cheap
+    output = jax.checkpoint(total, prevent_cse=False)(x, w)
     return output.reshape(x.shape[0], w.shape[0], *output.shape[3:])
 
 

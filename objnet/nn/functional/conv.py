@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from objnet.core.arrays import as_array
+from objnet.nn.functional._common import widen
 from objnet.nn.functional._convolution import Window, convolve
 from objnet.nn.functional._spatial import batched, require, size, sizes
 
@@ -94,7 +95,9 @@ def _conv(
         # nothing to sum; without input channels torch gives no output channels either
         return unbatched(jnp.zeros((x.shape[0], w.shape[0] if x.shape[1] else 0, *lengths), x.dtype))
     y = convolve(x, w, window, groups)
-    return unbatched(y if b is None else y + b.reshape(1, -1, *[1] * n))
+    if b is not None:  # in float32 for half precision: the gradient of the bias sums over the whole output
+        y = (widen(y) + widen(b).reshape(1, -1, *[1] * n)).astype(x.dtype)
+    return unbatched(y)
 
 
 def _check_arrays(function: str, n: int, x: jax.Array, w: jax.Array, b: jax.Array | None) -> None:

@@ -18,6 +18,7 @@ from jax import lax
 
 from objnet.core.arrays import as_array
 from objnet.core.precision import matmul_precision
+from objnet.nn.functional._common import widen
 from objnet.nn.functional.dropout import dropout as drop
 
 __all__ = ["lstm", "lstm_cell"]
@@ -84,10 +85,7 @@ def lstm_cell(
     _check_weights("lstm_cell", weights, x.shape[-1], hidden, hidden)
     for name, state in (("h", h), ("c", c)):
         _check_shape("lstm_cell", name, state, (*x.shape[:-1], hidden))
-    gates = _product(x, weights.w_ih) + _product(h, weights.w_hh)
-    for bias in (weights.b_ih, weights.b_hh):
-        gates = gates if bias is None else gates + bias.reshape([1] * (x.ndim - 1) + [-1])
-    h, c = _lstm_step(gates, (h, c))
+    h, c = _lstm_step(_biased(_product(x, weights.w_ih), weights) + _product(h, weights.w_hh), (h, c))
     return h, c
 
 
@@ -138,10 +136,15 @@ def lstm(
 
 def _added(x: Array, weights: Weights) -> tuple[Array]:
     """The input's product, of all steps at once, and both biases: for cells that add the two products."""
-    projected = _product(x, weights.w_ih)
+    return (_biased(_product(x, weights.w_ih), weights),)
+
+
+def _biased(gates: Array, weights: Weights) -> Array:
+    """``gates`` plus both biases, in float32 for half precision: their gradients sum over all rows."""
+    wide = widen(gates)
     for bias in (weights.b_ih, weights.b_hh):
-        projected = projected if bias is None else projected + bias.reshape(1, 1, -1)
-    return (projected,)
+        wide = wide if bias is None else wide + widen(bias).reshape([1] * (gates.ndim - 1) + [-1])
+    return wide.astype(gates.dtype)
 
 
 def _lstm_step(gates: Array, state: State) -> State:

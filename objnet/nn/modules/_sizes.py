@@ -9,7 +9,7 @@ Size1: TypeAlias = int | tuple[int]
 Size2: TypeAlias = int | tuple[int, int]
 Size3: TypeAlias = int | tuple[int, int, int]
 SizeAny: TypeAlias = int | tuple[int, ...]
-SizeAnyOpt: TypeAlias = int | None | tuple[int | None, ...]
+SizeAnyOpt: TypeAlias = int | tuple[int | None, ...] | None
 
 
 def spread(value: Any, count: int) -> tuple[Any, ...]:

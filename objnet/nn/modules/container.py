@@ -9,9 +9,7 @@ import itertools
 import operator
 from collections import OrderedDict
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
-from typing import Any
-
-from typing_extensions import Self
+from typing import Any, Self
 
 from objnet.nn.module import Module, _block, _indent
 

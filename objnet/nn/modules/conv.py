@@ -22,6 +22,8 @@ class _ConvNd(Module):
     """What convolutions share; sizes are tuples with an entry a dimension."""
 
     _function: ClassVar[Callable[..., jax.Array]]
+    weight: Any
+    bias: Any
 
     def __init__(
         self,

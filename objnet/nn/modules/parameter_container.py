@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, KeysView, Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 import jax
-from typing_extensions import Self
 
 from objnet.core.tensor import TensorMethods
 from objnet.core.variable import Parameter
@@ -188,7 +187,7 @@ class ParameterDict(_Held):
 
     def get(self, key: str, default: Any = None) -> Any:
         """The item of this name, or ``default``."""
-        return self[key] if key in self else default
+        return self[key] if key in self._keys else default
 
     def setdefault(self, key: str, default: Any = None) -> Any:
         """The item of this name, which is put there first if there is none."""
@@ -237,7 +236,7 @@ class ParameterDict(_Held):
         for key, value in named:
             self[key] = value
 
-    def __or__(self, other: ParameterDict) -> ParameterDict:
+    def __or__(self, other: Any) -> ParameterDict:
         both = self.copy()
         both.update(other)
         return both
@@ -247,7 +246,7 @@ class ParameterDict(_Held):
         both.update(self)
         return both
 
-    def __ior__(self, other: Any) -> Self:
+    def __ior__(self, other: Any) -> Self:  # type: ignore[misc]  # it changes this one
         self.update(other)
         return self
 

@@ -178,6 +178,8 @@ class AvgPool3d(_AvgPoolOverridden):
 
 
 class _AdaptiveAvgPoolNd(Module):
+    output_size: Any
+
     def __init__(self, output_size: SizeAnyOpt) -> None:
         super().__init__()
         self.output_size = output_size

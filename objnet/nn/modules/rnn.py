@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 
 from objnet.core.arrays import as_array
-from objnet.core.variable import Parameter
 from objnet.nn import functional as F
 from objnet.nn.module import Module
 from objnet.nn.modules._parameters import blank, place, reset_hidden
@@ -73,8 +72,8 @@ class RNNBase(Module):
         self._check_arguments()
         features = proj_size or hidden_size
         gates = _GATES[mode] * hidden_size
-        for layer, names in enumerate(self._all_weights):
-            first = layer < self._directions
+        for position, names in enumerate(self._all_weights):
+            first = position < self._directions
             shapes = {
                 "weight_ih": (gates, input_size if first else features * self._directions),
                 "weight_hh": (gates, features),
@@ -121,12 +120,12 @@ class RNNBase(Module):
         return [[f"{kind}_l{layer}{suffix}" for kind in kinds] for layer in range(self.num_layers) for suffix in suffixes]
 
     @property
-    def all_weights(self) -> list[list[Parameter]]:
+    def all_weights(self) -> list[list[Any]]:
         """The parameters, a list for every layer and direction."""
         return [[getattr(self, name) for name in names] for names in self._all_weights]
 
     @property
-    def _flat_weights(self) -> list[Parameter]:
+    def _flat_weights(self) -> list[Any]:
         return [weight for weights in self.all_weights for weight in weights]
 
     def flatten_parameters(self) -> None:
@@ -241,6 +240,11 @@ class LSTM(RNNBase):
 class RNNCellBase(Module):
     """What the cells of recurrent layers share (torch's): ``weight_ih``, ``weight_hh``, ``bias_ih``, ``bias_hh``."""
 
+    weight_ih: Any
+    weight_hh: Any
+    bias_ih: Any
+    bias_hh: Any
+
     def __init__(
         self, input_size: int, hidden_size: int, bias: bool, num_chunks: int, device: Any = None, dtype: Any = None
     ) -> None:
@@ -283,14 +287,10 @@ class LSTMCell(RNNCellBase):
         RuntimeError: from a call: shapes or dtypes that do not fit.
     """
 
-    def __init__(
-        self, input_size: int, hidden_size: int, bias: bool = True, device: Any = None, dtype: Any = None
-    ) -> None:
+    def __init__(self, input_size: int, hidden_size: int, bias: bool = True, device: Any = None, dtype: Any = None) -> None:
         super().__init__(input_size, hidden_size, bias, 4, device, dtype)
 
-    def forward(
-        self, input: jax.Array, hx: tuple[jax.Array, jax.Array] | None = None
-    ) -> tuple[jax.Array, jax.Array]:
+    def forward(self, input: jax.Array, hx: tuple[jax.Array, jax.Array] | None = None) -> tuple[jax.Array, jax.Array]:
         input = as_array(input)
         states = () if hx is None else (as_array(hx[0]), as_array(hx[1]))
         for name, array in (("input", input), *((f"hx[{i}]", state) for i, state in enumerate(states))):

@@ -39,6 +39,8 @@ class Embedding(Module):
         NotImplementedError: ``sparse=True``.
     """
 
+    weight: Any
+
     def __init__(
         self,
         num_embeddings: int,
@@ -48,7 +50,7 @@ class Embedding(Module):
         norm_type: float = 2.0,
         scale_grad_by_freq: bool = False,
         sparse: bool = False,
-        _weight: jax.Array | None = None,
+        _weight: jax.Array | np.ndarray | None = None,
         _freeze: bool = False,
         device: Any = None,
         dtype: Any = None,
@@ -89,7 +91,7 @@ class Embedding(Module):
 
     def forward(self, input: jax.Array) -> jax.Array:
         # max_norm changes the weight, so it takes the Parameter and not its array
-        weight = self.weight if self.max_norm is None else self._parameters["weight"]
+        weight: Any = self.weight if self.max_norm is None else self._parameters["weight"]
         return F.embedding(input, weight, self.padding_idx, self.max_norm, self.norm_type, self.scale_grad_by_freq)
 
     def extra_repr(self) -> str:

@@ -120,9 +120,7 @@ def clip_grads_with_norm_(
             parameter.grad = gradient
 
 
-def clip_grad_value_(
-    parameters: Parameter | Iterable[Parameter], clip_value: float, foreach: bool | None = None
-) -> None:
+def clip_grad_value_(parameters: Parameter | Iterable[Parameter], clip_value: float, foreach: bool | None = None) -> None:
     """Clip every element of the gradients to [``-clip_value``, ``clip_value``] (torch's ``clip_grad_value_``).
 
     Args:
@@ -134,11 +132,12 @@ def clip_grad_value_(
         NotImplementedError: complex gradients.
     """
     chosen = [p for p in _parameters("clip_grad_value_", parameters) if p.grad is not None]
-    if any(jnp.issubdtype(p.grad.dtype, jnp.complexfloating) for p in chosen):
+    gradients: list[Any] = [p.grad for p in chosen]
+    if any(jnp.issubdtype(g.dtype, jnp.complexfloating) for g in gradients):
         raise NotImplementedError("clip_grad_value_ does not support complex gradients: complex numbers have no order")
     limit = _limit(clip_value)
     if chosen:
-        for parameter, gradient in zip(chosen, _clamped([p.grad for p in chosen], limit), strict=True):
+        for parameter, gradient in zip(chosen, _clamped(gradients, limit), strict=True):
             parameter.grad = gradient
 
 

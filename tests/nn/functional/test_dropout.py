@@ -50,7 +50,7 @@ def key_state():
     return rng.get_rng_state()["key"].tolist()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     name=st.sampled_from(PLAIN),
     p=st.sampled_from([0.5, 0.25, 0.1, 1 / 3, 1e-4, 0.999]),
@@ -124,10 +124,9 @@ def groups(output):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("ndim", range(7))
-@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("ndim", "training"), [*((n, True) for n in range(7)), (0, False), (3, False), (6, False)])
 def test_what_goes_together_and_what_is_refused(name, ndim, training):
-    x = jnp.ones([8, 9, 7, 6, 3, 2][:ndim])
+    x = jnp.ones([8, 9, 7, 6, 2, 2][:ndim])
     with warnings.catch_warnings(record=True) as expected_warnings:
         warnings.simplefilter("always")
         try:
