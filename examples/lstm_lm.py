@@ -165,8 +165,8 @@ class Trainer:
     def lr(self) -> float:
         return self.optimizer.param_groups[0]["lr"]
 
-    def train_epoch(self, interrupt: Interrupt) -> float:
-        """Train the rest of the epoch and give the mean loss of the whole of it."""
+    def train_epoch(self, interrupt: Interrupt) -> float | None:
+        """Train the rest of the epoch; give the mean loss of the whole of it, or None if interrupted."""
         epoch, done = len(self.history) + 1, len(self.losses) - len(self.history) * len(self.starts)
         if done == 0:
             self.model.init_hidden(self.args.batch_size)
@@ -175,10 +175,7 @@ class Trainer:
         pending: list[jax.Array] = []  # not looked at before it must be, so that Python runs ahead of the device
         for batch, i in enumerate(self.starts[done:], done + 1):
             if interrupt.asked:
-                self.losses += map(float, pending)
-                self.save_checkpoint()
-                progress.close()
-                raise KeyboardInterrupt
+                break
             # Only values leave a compiled step, never their history: the hidden state needs no repackaging.
             pending.append(self.train_step(*get_batch(self.train_data, i, self.args.bptt)))
             if progress.due(batch):
@@ -187,6 +184,9 @@ class Trainer:
                 progress.show(batch, perplexity(np.mean(self.losses[-self.args.log_interval :])), self.lr)
         self.losses += map(float, pending)
         progress.close()
+        if interrupt.asked:
+            self.save_checkpoint()
+            return None
         return float(np.mean(self.losses[-len(self.starts) :]))
 
     def evaluate(self) -> float:
@@ -199,9 +199,12 @@ class Trainer:
             total += len(data) * float(self.eval_step(data, targets))
         return total / (len(self.valid_data) - 1)
 
-    def run(self, interrupt: Interrupt) -> None:
+    def run(self, interrupt: Interrupt) -> bool:
+        """Train what is left of the epochs; False if interrupted."""
         for epoch in range(len(self.history) + 1, self.args.epochs + 1):
             train_loss = self.train_epoch(interrupt)
+            if train_loss is None:
+                return False
             valid_loss = self.evaluate()
             print(
                 f"epoch {epoch:3d} | lr {self.lr:.6g} | train loss {train_loss:.4f} ppl {perplexity(train_loss):.2f} "
@@ -218,6 +221,7 @@ class Trainer:
                 for group in self.optimizer.param_groups:  # no new best: smaller steps from here on
                     group["lr"] /= 4.0
             self.save_checkpoint()
+        return True
 
     def generate(self, count: int, temperature: float) -> str:
         """``count`` words that the model makes up, from the start of a paragraph on."""
@@ -258,16 +262,20 @@ class Trainer:
         }
         write(checkpoint, self.args.save / "checkpoint.safetensors")
 
+    def load_best(self, path: Path) -> None:
+        """Take back the weights that did best."""
+        try:
+            self.model.load_state_dict(read(path))
+        except (RuntimeError, TypeError) as error:
+            fail(f"cannot use {path}: it does not fit this model: {' '.join(str(error).split())}")
+
     def resume(self, path: Path) -> None:
         """Take up the run a checkpoint holds, to the bit."""
-        try:
-            checkpoint = objnet.load(path)
-        except (OSError, ValueError) as error:
-            fail(f"cannot resume from {path}: {getattr(error, 'strerror', None) or error}")
+        checkpoint = read(path)
         if not isinstance(checkpoint, dict) or checkpoint.get("program") != "lstm_lm":
             fail(f"cannot resume from {path}: it is no checkpoint of this program")
         for name, then in checkpoint["options"].items():
-            now, flag = getattr(self.args, name), f"--{name.replace('_', '-')}"
+            now, flag = getattr(self.args, name, None), f"--{name.replace('_', '-')}"
             if then != now:
                 fail(f"cannot resume from {path}: it was made with {flag} {then}, this run has {flag} {now}")
         then, now = len(checkpoint["words"]), len(self.corpus.words)
@@ -285,15 +293,20 @@ class Trainer:
 
 
 class Interrupt:
-    """The first Ctrl-C asks for an end between two batches; a second one ends the program at once."""
+    """Within ``with`` the first Ctrl-C asks for an end between two batches; a second one ends the program at once."""
 
-    def __init__(self) -> None:
-        self.asked = False
-        signal.signal(signal.SIGINT, self._ask)
+    asked = False
+
+    def __enter__(self) -> Interrupt:
+        self.before = signal.signal(signal.SIGINT, self._ask)
+        return self
 
     def _ask(self, *_: Any) -> None:
         self.asked = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def __exit__(self, *_: Any) -> None:
+        signal.signal(signal.SIGINT, self.before)
 
 
 class Progress:
@@ -342,8 +355,11 @@ def plot(trainer: Trainer, path: Path) -> None:
     axes.set(xlabel="batch", ylabel="loss of a word", title="lstm_lm")
     axes.legend()
     unfinished = path.with_name(f".{path.name}.part")
-    figure.savefig(unfinished, format="png", dpi=120)
-    unfinished.replace(path)
+    try:
+        figure.savefig(unfinished, format="png", dpi=120)
+        unfinished.replace(path)
+    except OSError as error:
+        fail(f"cannot write {path}: {error.strerror or error}")
     print(f"loss curve: {path}")
 
 
@@ -358,6 +374,13 @@ QUICK_CHARACTERS = 60_000
 def fail(message: str) -> NoReturn:
     print(f"lstm_lm: error: {message}", file=sys.stderr)
     raise SystemExit(2)
+
+
+def read(path: Path) -> Any:
+    try:
+        return objnet.load(path)
+    except (OSError, ValueError) as error:
+        fail(f"cannot read {path}: {getattr(error, 'strerror', None) or error}")
 
 
 def write(obj: Any, path: Path) -> None:
@@ -450,13 +473,13 @@ def main(argv: list[str] | None = None) -> None:
         f"{name}: {len(corpus.train)} words to train on, {len(corpus.valid)} to validate; {len(corpus.words)} different"
     )
     print(f"{size} parameters" + (f", resumed after epoch {len(trainer.history)}" if args.resume else ""))
-    try:
-        trainer.run(Interrupt())
-    except KeyboardInterrupt:
+    with Interrupt() as interrupt:
+        finished = trainer.run(interrupt)
+    if not finished:
         print(f"\nstopped; --resume goes on from {args.save / 'checkpoint.safetensors'}")
-        raise SystemExit(130) from None
+        raise SystemExit(130)
     best = args.save / "model.safetensors"
-    trainer.model.load_state_dict(objnet.load(best))
+    trainer.load_best(best)
     print(f"best valid loss {trainer.best_loss:.4f} ppl {perplexity(trainer.best_loss):.2f}, its weights: {best}")
     plot(trainer, args.save / "loss.png")
     if args.sample:

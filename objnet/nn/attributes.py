@@ -204,6 +204,8 @@ class Attributes:
             inner.note_link(self, kind, name, old, value)
             inner.undo.append(lambda: _restore(registry, name, old))
         _restore(registry, name, value)
+        if isinstance(old, (Variable, Attributes)) and old._home is not None and old._home[0]() is self and old._home[1] == name:
+            old._home = None
         if isinstance(value, (Variable, Attributes)) and (value._home is None or value._home[0]() is None):
             value._home = (weakref.ref(self), name)
         epoch.advance()

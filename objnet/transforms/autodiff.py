@@ -88,6 +88,11 @@ def _unflatten(aux: _Names, children: Iterable[Any]) -> Gradients:
 jax.tree_util.register_pytree_with_keys(Gradients, _flatten_with_keys, _unflatten, _flatten)
 
 
+def gradients_in(tree: Any) -> list[Gradients]:
+    """Every :class:`Gradients` in a pytree, in order."""
+    return [g for g in jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, Gradients)) if isinstance(g, Gradients)]
+
+
 def _watch_paths(count: int) -> tuple[Callable[[list[Any]], list[Any]], set[int]]:
     """An identity on ``count`` arrays, and the set of positions whose cotangent turns out not to be a symbolic zero."""
     reached: set[int] = set()
@@ -184,6 +189,8 @@ def _differentiate(
         inner.close()
     inner.commit(dict(zip(written, states, strict=True)))  # first, for a custom backward rule may read what was written
     grads, argument_grads = pullback(jnp.ones((), value.dtype))
+    if not holomorphic:  # torch's gradient of a complex parameter is the direction of ascent, jax's its conjugate
+        grads = [jnp.conj(g) if jnp.issubdtype(g.dtype, jnp.complexfloating) else g for g in grads]
     by_parameter = {p: g if i in reached else None for i, (p, g) in enumerate(zip(parameters, grads, strict=True))}
     return Derivative(value, aux, tuple(argument_grads), by_parameter)
 

@@ -25,6 +25,7 @@ from objnet.core.capture import Capture, Snapshot, Watch
 from objnet.core.frame import DROPPED, UNSET
 from objnet.core.rng import key_stream
 from objnet.core.variable import Buffer, Parameter, Variable
+from objnet.transforms.autodiff import gradients_in
 from objnet.transforms.arguments import Static, join, shape_of, split, static_arguments
 from objnet.transforms.program import (
     Binding,
@@ -139,7 +140,7 @@ class Compiled:
             finally:
                 calling["call"] = previous
         if program.effects:
-            self._finish(binding, [cell._value for cell in created])
+            self._finish(binding, [cell._value for cell in created], result._value)
         return result._value
 
     def _run_inside(self, binding: Binding, dynamic: Any, rebuild: Any, first: Any) -> Any:
@@ -159,10 +160,10 @@ class Compiled:
         for v, value in itertools.chain(zip(binding.out, out, strict=False), zip(binding.constants, constants, strict=True)):
             frame.set(v, value)
         if binding.program.effects:
-            self._finish(binding, out[len(binding.out) : -1])
+            self._finish(binding, out[len(binding.out) : -1], out[-1])
         return out[-1]
 
-    def _finish(self, binding: Binding, created: Sequence[Any]) -> None:
+    def _finish(self, binding: Binding, created: Sequence[Any], result: Any) -> None:
         """Attach new state, repeat what the function did to plain attributes, and note which values were handed out."""
         layout = binding.program.layout
         for (i, kind, name), value in zip(layout.created, created, strict=True):
@@ -172,6 +173,9 @@ class Compiled:
             setattr(holder, name, value)
         for i, name, value in layout.attributes:
             setattr(binding.objects[i](), name, value)
+        if layout.gradients:
+            for grads, parameters in zip(gradients_in(result), binding.gradients, strict=True):
+                grads.parameters = list(parameters)
         if layout.exposed:
             for v in (*binding.kept, *binding.out):
                 if not v._exposed:

@@ -15,6 +15,7 @@ from objnet.core.capture import Capture, Watch
 from objnet.core.frame import DROPPED, UNSET
 from objnet.core.rng import key_stream
 from objnet.core.variable import Gradient, Variable
+from objnet.transforms.autodiff import gradients_in
 
 _NUMBERS = (int, float, complex)
 in_progress = threading.local()  # .call is what a trace needs of the call in progress
@@ -83,6 +84,7 @@ class Layout(NamedTuple):
     created: tuple[tuple[int, str, str], ...]  # new state: object, registry, name
     attributes: tuple[tuple[int, str, Any], ...]  # plain attributes left at another value: object, name, value
     exposed: tuple[int, ...]  # inputs handed out unchanged
+    gradients: tuple[tuple[int, ...], ...]  # the parameters of each Gradients in the result
 
 
 class Program:
@@ -95,13 +97,13 @@ class Program:
         self.layout = layout
         self.plain = jax.jit(body)  # of the same function, so that both share their traces
         self.donating = jax.jit(body, donate_argnums=(0,)) if donates else self.plain
-        self.effects = layout.created or layout.attributes or layout.exposed
+        self.effects = layout.created or layout.attributes or layout.exposed or layout.gradients
 
 
 class Binding:
     """A program bound to the objects of one function: the lists a call gathers from and writes to."""
 
-    __slots__ = ("__weakref__", "constants", "donated", "exposures", "grads", "kept", "objects", "out", "program", "watch")
+    __slots__ = ("__weakref__", "constants", "donated", "exposures", "gradients", "grads", "kept", "objects", "out", "program", "watch")
 
     def __init__(self, program: Program, capture: Capture, lifted: Sequence[Variable], watch: Watch):
         layout = program.layout
@@ -112,6 +114,7 @@ class Binding:
         self.out = self.donated + [lifted[i] for i in layout.extra]
         self.constants = [lifted[i] for i in (*layout.dropped, *layout.cleared)]
         self.grads = any(isinstance(v, Gradient) for v in (*self.donated, *self.kept))
+        self.gradients = [[lifted[i] for i in positions] for positions in layout.gradients]
         self.objects = {i: weakref.ref(capture.objects[i]) for i, *_ in (*layout.created, *layout.attributes)}
         self.exposures = -1
         me = weakref.ref(self)
@@ -119,7 +122,7 @@ class Binding:
 
     def clear(self) -> None:
         """Let go of the Variables of a model that is gone."""
-        self.donated, self.kept, self.out, self.constants = [], [], [], []
+        self.donated, self.kept, self.out, self.constants, self.gradients = [], [], [], [], []
 
 
 def run_body(donated: list[Any], kept: list[Any], dynamic: tuple[Any, ...]) -> list[Any]:
@@ -162,6 +165,10 @@ class Found:
         handed = {id(leaf) for leaf in jax.tree.leaves((result, list(self.out.values())))}
         self.exposed = [v for v in self.read if any(id(leaf) in handed for leaf in leaves.get(v, ()))]
 
+        self.gradients = [g.parameters for g in gradients_in(result)]
+        for g in gradients_in(result):
+            g.parameters = []  # a program knows no model; each call puts in its own
+
     def drop_tracers(self) -> None:
         """Forget the traced values, which must not outlive their trace."""
         self.out = dict.fromkeys(self.out)
@@ -181,6 +188,7 @@ class Found:
             created=tuple((place[id(m)], kind, name) for m, kind, name in self.created),
             attributes=tuple((place[id(m)], name, value) for m, name, value in self.attributes),
             exposed=tuple(position[v] for v in self.exposed if v not in self.out),
+            gradients=tuple(tuple(position[p] for p in parameters if p in position) for parameters in self.gradients),
         )
 
     def differs(self, binding: Binding) -> bool:

@@ -48,5 +48,6 @@ def table(title: str, times: Mapping[str, Sequence[float] | str], unit: float, u
             continue
         ratios = [b / a for a, b in zip(first, values, strict=True)]
         spread = f"{min(ratios):.2f} - {max(ratios):.2f}"
-        lines.append(f"{name:{width}}  {statistics.median(values) / unit:12.1f}  {statistics.median(ratios):6.2f}  {spread}")
+        median, ratio = statistics.median(values) / unit, statistics.median(ratios)
+        lines.append(f"{name:{width}}  {median:12.1f}  {ratio:6.2f}  {spread}")
     return "\n".join(lines)

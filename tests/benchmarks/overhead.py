@@ -1,9 +1,9 @@
-"""What a call costs beyond its arithmetic: layers of width 4 on one example, so that nearly all of the time is overhead.
+"""What a call costs beyond its arithmetic: layers of width 4 on one example, so that nearly all of it is overhead.
 
     python -m tests.benchmarks.overhead [--rounds 50] [--layers 2 16 64] [--forward-layers 32] [--sample 0.02]
 
-Each way of writing it follows its library's own documentation. Every entry is a function without arguments that makes one call
-and returns its loss, or for the forward pass the sum of its output.
+Each way of writing it follows its library's own documentation. Every entry is a function without arguments that makes one
+call and returns its loss, or for the forward pass its output.
 """
 
 from __future__ import annotations
@@ -24,15 +24,14 @@ from tests.benchmarks.measure import check_losses, interleave, table
 
 WIDTH = 4
 LR = 1e-3
-Weights = list[tuple[np.ndarray, np.ndarray]]  # of each layer: (in, out) and (out,)
+Weights = list[tuple[np.ndarray, ...]]  # of each layer: (in, out) and (out,)
 Build = Callable[[Weights, jax.Array, jax.Array], Callable[[], jax.Array]]
 
 
 def make_weights(layers: int) -> Weights:
     rng = np.random.default_rng(0)
-    return [
-        (rng.normal(0, 0.5, (WIDTH, WIDTH)).astype(np.float32), rng.normal(0, 0.1, WIDTH).astype(np.float32)) for _ in range(layers)
-    ]
+    shapes = ((WIDTH, WIDTH), 0.5), ((WIDTH,), 0.1)
+    return [tuple(rng.normal(0, scale, shape).astype(np.float32) for shape, scale in shapes) for _ in range(layers)]
 
 
 def squared_error(output: jax.Array, y: jax.Array) -> jax.Array:
@@ -317,16 +316,20 @@ def compare(title: str, builds: dict[str, Build], layers: int, rounds: int, seco
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Overhead of a compiled call, side by side.")
-    parser.add_argument("--rounds", type=int, default=50, help="interleaved rounds (default: %(default)s)")
-    parser.add_argument("--layers", type=int, nargs="*", default=[2, 16, 64], help="sizes of the training step (default: 2 16 64)")
-    parser.add_argument("--forward-layers", type=int, nargs="*", default=[32], help="sizes of the forward pass (default: 32)")
-    parser.add_argument("--sample", type=float, default=0.02, help="seconds of calls in a round, for each entry (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        description="Overhead of a compiled call, side by side.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=50, help="interleaved rounds")
+    parser.add_argument("--layers", type=int, nargs="*", default=[2, 16, 64], help="sizes of the training step")
+    parser.add_argument("--forward-layers", type=int, nargs="*", default=[32], help="sizes of the forward pass")
+    parser.add_argument("--sample", type=float, default=0.02, help="seconds of calls in a round, for each entry")
     args = parser.parse_args(argv)
     for layers in args.layers:
-        print(compare(f"one Adam step, {layers} layers", STEPS, layers, args.rounds, args.sample), end="\n\n", flush=True)
+        title = f"one Adam step, {layers} layers"
+        print(compare(title, STEPS, layers, args.rounds, args.sample), end="\n\n", flush=True)
     for layers in args.forward_layers:
-        print(compare(f"forward, {layers} layers", FORWARDS, layers, args.rounds, args.sample), end="\n\n", flush=True)
+        title = f"forward, {layers} layers"
+        print(compare(title, FORWARDS, layers, args.rounds, args.sample), end="\n\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.training [--work lstm cnn] [--rounds 10] [--steps 5] [--threads 2]
 
-lstm: a language model of 2x200 LSTM units, vocabulary 10,000, batch 20, 35 tokens at a time; SGD with clipped gradients; the
-hidden state goes on from batch to batch. cnn: the MNIST network of examples/cnn.py without dropout, batch 64; Adam.
+lstm: a language model of 2x200 LSTM units, vocabulary 10,000, batch 20, 35 tokens at a time; SGD with clipped gradients;
+the hidden state goes on from batch to batch. cnn: the network of examples/cnn.py without dropout, batch 64; Adam.
 
 Every library runs in a process of its own, so that idle threads of one do not disturb another, and they take turns.
 """
@@ -28,7 +28,8 @@ Step = Callable[[np.ndarray, np.ndarray], Any]  # one training step on a batch; 
 
 
 def lstm_weights() -> Arrays:
-    shapes: dict[str, tuple[int, ...]] = {"encoder.weight": (VOCAB, UNITS), "decoder.weight": (VOCAB, UNITS), "decoder.bias": (VOCAB,)}
+    shapes: dict[str, tuple[int, ...]] = {"encoder.weight": (VOCAB, UNITS)}
+    shapes |= {"decoder.weight": (VOCAB, UNITS), "decoder.bias": (VOCAB,)}
     for layer in (0, 1):
         shapes |= {f"rnn.weight_{kind}_l{layer}": (4 * UNITS, UNITS) for kind in ("ih", "hh")}
         shapes |= {f"rnn.bias_{kind}_l{layer}": (4 * UNITS,) for kind in ("ih", "hh")}
@@ -53,7 +54,8 @@ def lstm_batches() -> list[tuple[np.ndarray, np.ndarray]]:
 
 def cnn_batches() -> list[tuple[np.ndarray, np.ndarray]]:
     rng = np.random.default_rng(1)
-    return [(rng.normal(size=(64, 1, 28, 28)).astype(np.float32), rng.integers(0, 10, 64).astype(np.int32)) for _ in range(4)]
+    shape = (64, 1, 28, 28)
+    return [(rng.normal(size=shape).astype(np.float32), rng.integers(0, 10, 64).astype(np.int32)) for _ in range(4)]
 
 
 # -- objnet ------------------------------------------------------------------------------------------------------------
@@ -301,7 +303,7 @@ WORKS: dict[str, tuple[str, Callable[[], Arrays], Callable[[], Any], dict[str, C
 
 
 def serve(connection: Any, work: str, library: str, threads: int) -> None:
-    """In a process of its own: build the step, then for every number received run so many steps and send (seconds, losses)."""
+    """In a process of its own: build the step; for every number received, run so many and send (seconds, losses)."""
     if library == "torch eager":
         import torch
 
@@ -365,11 +367,13 @@ def compare(work: str, rounds: int, steps: int, threads: int) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Whole training steps, side by side.")
-    parser.add_argument("--work", nargs="+", choices=list(WORKS), default=list(WORKS), help="what to train (default: both)")
-    parser.add_argument("--rounds", type=int, default=10, help="interleaved rounds (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=5, help="steps in a round, for each library (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="torch's threads (default: all cores, as jax)")
+    parser = argparse.ArgumentParser(
+        description="Whole training steps, side by side.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--work", nargs="+", choices=list(WORKS), default=list(WORKS), help="what to train")
+    parser.add_argument("--rounds", type=int, default=10, help="interleaved rounds")
+    parser.add_argument("--steps", type=int, default=5, help="steps in a round, for each library")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="torch's threads; jax takes all cores")
     args = parser.parse_args(argv)
     for work in args.work:
         print(compare(work, args.rounds, args.steps, args.threads), end="\n\n", flush=True)

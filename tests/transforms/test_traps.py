@@ -948,3 +948,18 @@ def test_pure_form_and_object_form_give_the_same_losses():
         value, params, state = pure(params, state, x)
         np.testing.assert_allclose(step(x), value, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(model[1].running_mean, state["1"]["running_mean"], rtol=1e-5)
+
+
+def test_gradients_out_of_a_shared_program_belong_to_the_model_at_hand():
+    losses = objnet.jit(lambda model, x: objnet.value_and_grad(lambda: (model(x) ** 2).mean(), wrt=model)())
+    for _ in range(2):
+        model = nn.Linear(3, 2)
+        optimizer = objnet.optim.SGD(model.parameters(), lr=0.1)
+        before = np.asarray(model.weight.data)
+        loss, grads = losses(model, X)
+        optimizer.step(jax.tree.map(lambda g: g * 2.0, grads))
+        np.testing.assert_allclose(model.weight.data, before - 0.2 * np.asarray(grads["weight"]), rtol=1e-5)
+        ref = weakref.ref(model.weight)
+        del model, optimizer, grads
+        gc.collect()
+        assert ref() is None

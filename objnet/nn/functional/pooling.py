@@ -264,8 +264,9 @@ def _elements(along: Windows, count_include_pad: bool) -> np.ndarray:
 def _adaptive_avg_pool(function: str, n: int, input: Any, output_size: Any) -> jax.Array:
     x = as_array(input)
     require_floating(function, x)
+    # torch lets channels be empty, for 3 dimensions the first dimension whatever it is
+    _check_not_empty(function, x.shape, 1 if n == 3 else x.ndim - n)
     x, unbatched = batched(function, x, n)
-    _check_not_empty(function, x.shape, 1 if n == 3 else 2)
     mean = widen(x)
     for axis, count in enumerate(_output_sizes(function, output_size, x.shape[2:]), 2):
         mean = _spread_means(mean, axis, count)
@@ -302,4 +303,4 @@ def _spread_means(x: jax.Array, axis: int, count: int) -> jax.Array:
 
 def _check_not_empty(function: str, shape: tuple[int, ...], first: int) -> None:
     if 0 in shape[first:]:
-        raise RuntimeError(f"{function}: dimensions other than the batch must not be empty, got an input of shape {shape}")
+        raise RuntimeError(f"{function}: dimensions from {first} on must not be empty, got an input of shape {shape}")

@@ -57,7 +57,7 @@ def test_signatures(name):
     assert getattr(utils.clip_grad, name) is getattr(utils, name)
 
 
-@pytest.mark.parametrize(("norm_type", "max_norm"), list(itertools.product(NORMS, [0.3, 100])))
+@pytest.mark.parametrize(("norm_type", "max_norm"), list(itertools.product(NORMS, [0.3, 100, 0, -1])))
 def test_norm(norm_type, max_norm):
     ours, theirs = pairs(*some())
     total = utils.clip_grad_norm_(ours, max_norm, norm_type, foreach=False)
@@ -68,7 +68,7 @@ def test_norm(norm_type, max_norm):
 @settings(max_examples=15, deadline=None)
 @given(
     st.lists(st.lists(st.floats(-1e3, 1e3, width=32), min_size=2, max_size=2), min_size=1, max_size=2),
-    st.floats(1e-3, 50) | st.floats(-1, -1e-3),  # with 0 and zero gradients torch gives NaN in float16
+    st.floats(1e-3, 50),  # not 0 nor negative: with gradients of zero torch then gives NaN in float16
     st.sampled_from(NORMS[:5]),
     st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
 )

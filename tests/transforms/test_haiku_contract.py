@@ -1,0 +1,593 @@
+"""One contract, run against Haiku and objnet; and the programs of Haiku's front page, written with objnet's modules."""
+
+import functools
+import inspect
+import itertools
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import objnet
+from objnet import nn
+from objnet.core import frame
+
+hk = pytest.importorskip("haiku")
+
+X = jnp.arange(6.0).reshape(2, 3) / 3.0
+KEY = jax.random.PRNGKey(42)
+
+
+def same(a, b, **kwargs):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(np.asarray(x), np.asarray(y), **({"rtol": 1e-5, "atol": 1e-6} | kwargs))
+
+
+# -- the two libraries, in the words of the contract ---------------------------------------------------------------------------
+
+
+def haiku():
+    class Dense(hk.Module):
+        def __init__(self, n_in, n_out):
+            super().__init__()
+            self.sizes = n_in, n_out
+
+        def __call__(self, x):
+            w = hk.get_parameter("w", self.sizes, init=lambda s, d: jax.random.normal(hk.next_rng_key(), s, d))
+            b = hk.get_parameter("b", self.sizes[1:], init=jnp.zeros)
+            return jnp.matmul(x, w) + b[None]
+
+    class Counter(hk.Module):
+        def __call__(self):
+            for _ in range(10):
+                count = hk.get_state("count", (), jnp.int32, jnp.zeros)
+                hk.set_state("count", count + 1)
+            return hk.get_state("count")
+
+    class Dropout(hk.Module):
+        def __init__(self, rate):
+            super().__init__()
+            self.rate = rate
+
+        def __call__(self, x):
+            keep = jax.random.bernoulli(hk.next_rng_key(), 1.0 - self.rate, x.shape)
+            return keep.astype(x.dtype) * x / (1.0 - self.rate)
+
+    class Average(hk.Module):
+        def __call__(self, x):
+            count = hk.get_state("count", (), jnp.int32, jnp.zeros) + 1
+            hidden = hk.get_state("hidden", x.shape, x.dtype, jnp.zeros) * 0.9 + x * 0.1
+            hk.set_state("count", count)
+            hk.set_state("hidden", hidden)
+            return hidden / (1.0 - 0.9 ** count.astype(x.dtype))
+
+    def parameter(value):
+        return hk.get_parameter("w", np.shape(value), init=hk.initializers.Constant(value))
+
+    return types.SimpleNamespace(**_locals(locals()), lib=hk, leaf="w")
+
+
+def own():
+    class Dense(nn.Module):
+        def __init__(self, n_in, n_out):
+            super().__init__()
+            self.w = nn.Parameter(jax.random.normal(objnet.next_rng_key(), (n_in, n_out)))
+            self.b = nn.Parameter(jnp.zeros(n_out))
+
+        def forward(self, x):
+            return jnp.matmul(x, self.w) + self.b[None]
+
+    class Counter(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("count", jnp.zeros((), jnp.int32))
+
+        def forward(self):
+            for _ in range(10):
+                self.count = self.count + 1
+            return self.count
+
+    class Dropout(nn.Module):
+        def __init__(self, rate):
+            super().__init__()
+            self.rate = rate
+
+        def forward(self, x):
+            keep = jax.random.bernoulli(objnet.next_rng_key(), 1.0 - self.rate, x.shape)
+            return keep.astype(x.dtype) * x / (1.0 - self.rate)
+
+    class Average(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.count = jnp.zeros((), jnp.int32)
+            self.hidden = jnp.zeros((2, 3))
+
+        def forward(self, x):
+            self.count = self.count + 1
+            self.hidden = self.hidden * 0.9 + x * 0.1
+            return self.hidden / (1.0 - 0.9 ** self.count.astype(x.dtype))
+
+    def parameter(value):
+        return nn.Parameter(jnp.asarray(value, jnp.float32))
+
+    return types.SimpleNamespace(**_locals(locals()), lib=objnet, leaf="parameter")
+
+
+def _locals(names):
+    return {k: v for k, v in names.items() if k[0].isupper() or k == "parameter"}
+
+
+LIBRARIES = {"haiku": haiku(), "objnet": own()}
+
+
+@pytest.fixture(params=LIBRARIES)
+def it(request):
+    return LIBRARIES[request.param]
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_open():
+    yield
+    assert frame.current() is None
+
+
+def agree(run):
+    """``run`` with Haiku, with objnet, and with objnet under jax.jit gives the same."""
+    theirs = run(LIBRARIES["haiku"], jax.jit)
+    for wrap in (lambda f: f, jax.jit):
+        same(run(LIBRARIES["objnet"], wrap), theirs)
+
+
+# -- names and values ------------------------------------------------------------------------------------------------------------
+
+
+def test_two_layers(it):
+    def f(x):
+        return it.Dense(4, 2)(jnp.tanh(it.Dense(3, 4)(x)))
+
+    def g(x):
+        first = it.Dense(3, 4)
+        y = jnp.tanh(first(x))
+        return it.Dense(4, 2)(y)
+
+    net = it.lib.transform(g)
+    params = net.init(KEY, X)
+    assert jax.tree.map(jnp.shape, params) == {"dense": {"w": (3, 4), "b": (4,)}, "dense_1": {"w": (4, 2), "b": (2,)}}
+    key, first = jax.random.split(KEY)
+    second = jax.random.split(key)[1]
+    same(params["dense"]["w"], jax.random.normal(first, (3, 4)))
+    same(params["dense_1"]["w"], jax.random.normal(second, (4, 2)))
+    expected = jnp.matmul(jnp.tanh(jnp.matmul(X, params["dense"]["w"])), params["dense_1"]["w"])
+    same(net.apply(params, None, X), expected)
+    same(jax.jit(net.apply)(params, KEY, X), expected)
+    same(jax.jit(net.init)(KEY, X), params)
+    reversed_order = it.lib.transform(f).init(KEY, X)
+    assert set(reversed_order) == {"dense", "dense_1"} and reversed_order["dense"]["w"].shape == (4, 2)
+
+
+def test_one_instance_called_twice_is_one_layer(it):
+    def f(x):
+        dense = it.Dense(3, 3)
+        return dense(dense(x))
+
+    net = it.lib.transform(f)
+    params = net.init(KEY, X)
+    assert set(params) == {"dense"}
+    w = params["dense"]["w"]
+    same(net.apply(params, None, X), jnp.matmul(jnp.matmul(X, w), w))
+
+
+def test_a_naked_parameter_sits_under_tilde(it):
+    net = it.lib.transform(lambda: it.parameter(2.0) * 1.0)
+    params = net.init(None)
+    same(params, {"~": {it.leaf: 2.0}})
+    same(net.apply({"~": {it.leaf: jnp.float32(5.0)}}, None), 5.0)
+    assert float(it.lib.transform(lambda: it.parameter(2.0)).apply(params, None)) == 2.0
+
+
+def test_results_are_fresh_plain_dicts(it):
+    net = it.lib.transform_with_state(lambda x: it.Average()(it.Dense(3, 3)(x)))
+    params, state = net.init(KEY, X)
+    kept = jax.tree.map(np.asarray, (params, state))
+    _, after = net.apply(params, state, None, X)
+    for result in (params, state, after):
+        assert type(result) is dict and all(type(entries) is dict for entries in result.values())
+        result["new"] = {}
+        del result["new"]
+    same((params, state), kept)
+    params["dense"]["w"] = None
+    same(net.init(KEY, X)[0], kept[0])
+
+
+def test_init_gives_the_initial_state(it):
+    net = it.lib.transform_with_state(lambda: it.Counter()())
+    params, state = net.init(None)
+    same((params, state), ({}, {"counter": {"count": 0}}))
+    for i in range(1, 4):
+        out, state = jax.jit(net.apply)(params, state, None)
+        same((out, state), (10 * i, {"counter": {"count": 10 * i}}))
+
+
+def test_state_evolves_alike():
+    def run(it, wrap):
+        net = it.lib.transform_with_state(lambda x: it.Average()(x))
+        params, state = net.init(None, X)
+        results = [state]
+        for i in range(3):
+            out, state = wrap(net.apply)(params, state, None, X + i)
+            results.append((out, state))
+        return results
+
+    agree(run)
+
+
+def test_transforming_methods(it):
+    class Holder:
+        def __init__(self):
+            self.forward = it.lib.transform(self._forward)
+            self.trampoline = it.lib.transform(self._trampoline)
+
+        def _trampoline(self, x):
+            return self._forward(x)
+
+        def _forward(self, x):
+            return self, x + it.parameter(0.0)
+
+    holder = Holder()
+    for net in (holder.forward, holder.trampoline):
+        params = net.init(None, X)
+        me, out = net.apply(jax.tree.map(lambda p: p + 1, params), None, X)
+        assert me is holder
+        same(out, X + 1)
+
+
+def test_nested_transforms_register_nothing_outside(it):
+    def outer(x):
+        inner = it.lib.transform(lambda x: it.Dense(3, 2)(x))
+        params = inner.init(KEY, x)
+        assert set(params) == {"dense"}
+        return inner.apply(params, None, it.Dense(3, 3)(x))
+
+    net = it.lib.transform(outer)
+    params = net.init(KEY, X)
+    assert jax.tree.map(jnp.shape, params) == {"dense": {"w": (3, 3), "b": (3,)}}
+    net.apply(params, None, X)
+
+
+# -- random numbers ----------------------------------------------------------------------------------------------------------------
+
+
+def test_next_rng_key_gives_one_sequence():
+    def f(it):
+        keys = [it.lib.next_rng_key() for _ in range(3)]
+        keys += list(it.lib.next_rng_keys(4))
+        keys += [it.lib.next_rng_key()] + list(it.lib.next_rng_keys(1))
+        return [*map(jax.random.key_data, keys)]
+
+    for key in (KEY, jax.random.key(42), 42):
+        agree(lambda it, wrap, key=key: wrap(it.lib.transform(lambda: f(it)).apply)({}, key))
+
+
+def test_key_streams_of_init_and_apply():
+    def f(it, x):
+        y = it.Dense(3, 4)(x)
+        first = jax.random.uniform(it.lib.next_rng_key(), (2,))
+        y = it.Dropout(0.5)(it.Dense(4, 4)(y))
+        return y, first, jax.random.uniform(it.lib.next_rng_key(), (2,))
+
+    def run(it, wrap):
+        net = it.lib.transform(lambda x: f(it, x))
+        params = wrap(net.init)(KEY, X)
+        return params, wrap(net.apply)(params, jax.random.PRNGKey(7), X)
+
+    agree(run)
+
+
+def test_prng_sequences(it):
+    for start in (42, KEY, jax.random.key(42), jnp.int32(42)):
+        ours, theirs = objnet.PRNGSequence(start), hk.PRNGSequence(start)
+
+        def check(ours=ours, theirs=theirs):
+            assert jnp.array_equal(jax.random.key_data(ours.internal_state[0]), jax.random.key_data(theirs.internal_state[0]))
+
+        for step in (next, next, lambda s: s.take(3), next, lambda s: s.reserve(4), next, lambda s: s.take(6), lambda s: s.take(0), next):
+            a, b = step(ours), step(theirs)
+            same(jax.tree.map(jax.random.key_data, a), jax.tree.map(jax.random.key_data, b))
+            check()
+        ours.reserve(2)
+        again = objnet.PRNGSequence(ours.internal_state)
+        assert len(ours.internal_state[1]) == 2
+        a, b = again.take(4), ours.take(4)
+        same(jax.tree.map(jax.random.key_data, a), jax.tree.map(jax.random.key_data, b))
+        again.replace_internal_state(theirs.internal_state)
+        same(jax.random.key_data(next(again)), jax.random.key_data(next(theirs)))
+    assert list(itertools.islice(it.lib.PRNGSequence(1), 2))
+    for bad in ("nonsense", jax.random.split(KEY, 2)):
+        with pytest.raises(ValueError):
+            it.lib.PRNGSequence(bad)
+
+
+def test_rng_none(it):
+    quiet = it.lib.transform(lambda x: x * 2)
+    assert quiet.init(None, X) == {}
+    same(quiet.apply({}, None, X), 2 * X)
+    noisy = it.lib.transform(lambda: it.lib.next_rng_key())
+    for call in (lambda: noisy.init(None), lambda: noisy.apply({}, None), lambda: it.lib.without_apply_rng(noisy).apply({})):
+        with pytest.raises(ValueError) as caught:
+            call()
+        assert type(caught.value).__name__.lower() == "missingrngerror"
+
+
+def test_a_bad_rng(it):
+    plain, stateful = it.lib.transform(lambda: None), it.lib.transform_with_state(lambda: None)
+    for net in (plain, stateful):
+        with pytest.raises(ValueError, match="Init must be called with an RNG as the first argument"):
+            net.init("nonsense")
+    with pytest.raises(ValueError, match="Apply must be called with an RNG as the second argument"):
+        plain.apply({}, "nonsense")
+    for state in ({}, {"x": {}}):
+        with pytest.raises(ValueError, match="Apply must be called with an RNG as the third argument"):
+            stateful.apply({}, state, "nonsense")
+
+
+# -- errors ------------------------------------------------------------------------------------------------------------------------
+
+
+def test_params_and_state_that_are_no_mappings(it):
+    net = it.lib.transform_with_state(lambda: None)
+    with pytest.raises(TypeError, match="params argument does not appear valid"):
+        net.apply("z", {}, None)
+    with pytest.raises(TypeError, match="state argument does not appear valid"):
+        net.apply({}, "z", None)
+
+
+@pytest.mark.parametrize("params", [None, {}, {"dense": {}}])
+def test_missing_parameters(it, params):
+    net = it.lib.without_apply_rng(it.lib.transform(lambda x: it.Dense(3, 3)(x)))  # its initialiser would need a key
+    with pytest.raises(ValueError, match="parameters must be created as part of `init`"):
+        net.apply(params, X)
+
+
+def test_a_parameter_of_the_wrong_shape(it):
+    net = it.lib.transform(lambda x: it.Dense(3, 3)(x))
+    params = net.init(KEY, X)
+    params["dense"]["w"] = jnp.zeros((3, 4))
+    with pytest.raises(ValueError, match="dense.w"):
+        net.apply(params, None, X)
+
+
+def test_state_under_transform(it):
+    net = it.lib.transform(lambda: it.Counter()())
+    for call in (lambda: net.init(None), lambda: net.apply({}, None)):
+        with pytest.raises(ValueError, match="use.*transform_with_state") as caught:
+            call()
+        assert type(caught.value).__name__ == "NonEmptyStateError"
+
+
+def test_an_already_jitted_function(it):
+    for kind in (it.lib.transform, it.lib.transform_with_state):
+        with pytest.raises(ValueError, match=r"jax\.jit\(\w+\.transform\(f\)\.apply\)"):
+            kind(jax.jit(lambda: 0))
+
+
+def test_an_exception_leaves_everything_usable(it):
+    def fails(x):
+        it.Dense(3, 3)(x)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        it.lib.transform(fails).init(KEY, X)
+    net = it.lib.transform(lambda x: it.Dense(3, 3)(x))
+    assert set(net.init(KEY, X)) == {"dense"}
+
+
+# -- signatures ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_result_types(it):
+    plain, stateful = it.lib.transform(lambda: None), it.lib.transform_with_state(lambda: None)
+    assert type(plain) is it.lib.Transformed and type(stateful) is it.lib.TransformedWithState
+    assert plain._fields == stateful._fields == ("init", "apply")
+    assert type(it.lib.without_apply_rng(plain)) is type(it.lib.without_state(stateful)) is it.lib.Transformed
+    assert type(it.lib.without_apply_rng(stateful)) is type(it.lib.with_empty_state(plain)) is it.lib.TransformedWithState
+    assert inspect.getfullargspec(stateful.init).args == ["rng"]
+    assert inspect.getfullargspec(stateful.apply).args == ["params", "state", "rng"]
+    params, state = it.lib.with_empty_state(it.lib.transform(lambda: it.parameter(0.0) * 1)).init(None)
+    assert state == {}
+    out, state = it.lib.with_empty_state(it.lib.transform(lambda: it.parameter(0.0) * 1)).apply(params, state, None)
+    assert float(out) == 0.0 and state == {}
+    assert it.lib.without_state(it.lib.transform_with_state(lambda x: x)).apply({}, None, 3) == 3
+
+
+FUNCTIONS = [
+    lambda: None,
+    lambda x: None,
+    lambda pos, key=37: None,
+    lambda pos, *, key=37: None,
+    lambda *args, **kwargs: None,
+    lambda a, *rest, flag, **more: None,
+    functools.partial(lambda a, b, c=1: None, 1),
+]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_signatures_are_haikus(function):
+    def facts(f):
+        return [(p.name, p.kind, p.default) for p in inspect.signature(f).parameters.values()]
+
+    variants = [
+        lambda lib: lib.transform(function),
+        lambda lib: lib.transform_with_state(function),
+        lambda lib: lib.without_apply_rng(lib.transform(function)),
+        lambda lib: lib.without_apply_rng(lib.transform_with_state(function)),
+        lambda lib: lib.without_state(lib.transform_with_state(function)),
+    ]
+    for variant in variants:
+        ours, theirs = variant(objnet), variant(hk)
+        assert facts(ours.init) == facts(theirs.init)
+        assert facts(ours.apply) == facts(theirs.apply)
+
+
+def test_positional_only_arguments():
+    def f(x, /, y):
+        return x + y
+
+    net = objnet.transform(f)
+    assert str(inspect.signature(net.apply)) == "(params, rng, x, /, y)"
+    same(net.apply({}, None, X, y=X), 2 * X)
+
+
+# -- under jax's transforms ------------------------------------------------------------------------------------------------------------
+
+
+def test_jaxs_transforms_agree():
+    def run(it):
+        def f(x):
+            first = it.Dense(3, 4)
+            y = jnp.tanh(first(x))
+            second = it.Dense(4, 4)
+            return it.Dropout(0.5)(second(y))
+
+        net = it.lib.transform(f)
+        params = net.init(KEY, X)
+        keys = jax.random.split(KEY, 2)
+        grads = jax.jit(jax.grad(lambda p, k: net.apply(p, k, X).sum()))(params, KEY)
+        rows = jax.jit(jax.vmap(net.apply, (None, 0, None)))(params, keys, X)
+        models = jax.jit(jax.vmap(net.init, (0, None)))(keys, X)
+        outs = jax.jit(jax.vmap(net.apply))(models, keys, jnp.stack([X, X + 1]))
+        steps = jax.jit(lambda p: jax.lax.scan(lambda c, k: (jax.checkpoint(net.apply)(p, k, c)[:, :3], None), X, keys)[0])(params)
+        shapes = jax.tree.map(lambda s: np.zeros(s.shape), jax.eval_shape(net.init, KEY, X))
+        return params, grads, rows, models, outs, steps, shapes
+
+    same(*(run(it) for it in LIBRARIES.values()))
+
+
+# -- the programs of Haiku's front page --------------------------------------------------------------------------------------------------
+
+
+def batches(count, size=8):
+    rng = np.random.RandomState(0)
+    for _ in range(count):
+        yield jnp.asarray(rng.randn(size, 6), jnp.float32), jnp.asarray(rng.randint(0, 3, size))
+
+
+def cross_entropy(logits, labels):
+    return -(jax.nn.log_softmax(logits) * jax.nn.one_hot(labels, 3)).sum(-1).mean()
+
+
+def by_hand(params, images, labels):
+    h = jax.nn.relu(jnp.matmul(images, params[0].T) + params[1][None])
+    return cross_entropy(jnp.matmul(h, params[2].T) + params[3][None], labels)
+
+
+def mlp_loss(images, labels):
+    mlp = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+    return cross_entropy(mlp(images), labels)
+
+
+def listed(params):
+    return [params[f"sequential.{i}"][n] for i in (0, 2) for n in ("weight", "bias")]
+
+
+def test_quickstart_trains_as_hand_written_jax():
+    loss = objnet.without_apply_rng(objnet.transform(mlp_loss))
+    params = loss.init(KEY, *next(batches(1)))
+    hand = listed(params)
+    by_hand_grad = jax.jit(jax.grad(by_hand))
+    for grad in (jax.grad(loss.apply), jax.jit(jax.grad(loss.apply))):
+        for images, labels in batches(3):
+            params = jax.tree.map(lambda p, g: p - 0.1 * g, params, grad(params, images, labels))
+            hand = [p - 0.1 * g for p, g in zip(hand, by_hand_grad(hand, images, labels), strict=True)]
+    same(listed(params), hand)
+    assert float(loss.apply(params, *next(batches(1)))) != float(loss.apply(loss.init(KEY, *next(batches(1))), *next(batches(1))))
+
+
+def test_quickstart_trains_as_haiku_itself():
+    @hk.without_apply_rng
+    @hk.transform
+    def theirs(images, labels):
+        return cross_entropy(hk.Sequential([hk.Linear(5), jax.nn.relu, hk.Linear(3)])(images), labels)
+
+    ours = objnet.without_apply_rng(objnet.transform(mlp_loss))
+    hk_params = theirs.init(KEY, *next(batches(1)))
+
+    def as_ours(p):
+        return {f"sequential.{i}": {"weight": p[n]["w"].T, "bias": p[n]["b"]} for i, n in ((0, "linear"), (2, "linear_1"))}
+
+    params = as_ours(hk_params)
+    grad, their_grad = jax.jit(jax.grad(ours.apply)), jax.jit(jax.grad(theirs.apply))
+    for images, labels in batches(4):
+        params = jax.tree.map(lambda p, g: p - 0.1 * g, params, grad(params, images, labels))
+        hk_params = jax.tree.map(lambda p, g: p - 0.1 * g, hk_params, their_grad(hk_params, images, labels))
+    same(params, as_ours(hk_params))
+
+
+def test_a_linear_layer_of_ones_own():
+    class MyLinear(nn.Module):
+        def __init__(self, n_in, n_out):
+            super().__init__()
+            draw = jax.random.truncated_normal(objnet.next_rng_key(), -2.0, 2.0, (n_in, n_out))
+            self.w = nn.Parameter(draw / np.sqrt(n_in).astype(np.float32))
+            self.b = nn.Parameter(jnp.ones(n_out))
+
+        def forward(self, x):
+            return jnp.matmul(x, self.w) + self.b[None]
+
+    class TheirLinear(hk.Module):
+        def __init__(self, n_out):
+            super().__init__(name="my_linear")
+            self.n_out = n_out
+
+        def __call__(self, x):
+            n_in = x.shape[-1]
+            w_init = hk.initializers.TruncatedNormal(1.0 / np.sqrt(n_in))
+            w = hk.get_parameter("w", shape=[n_in, self.n_out], dtype=x.dtype, init=w_init)
+            b = hk.get_parameter("b", shape=[self.n_out], dtype=x.dtype, init=jnp.ones)
+            return jnp.matmul(x, w) + b[None]
+
+    ours, theirs = objnet.transform(lambda x: MyLinear(3, 4)(x)), hk.transform(lambda x: TheirLinear(4)(x))
+    params = ours.init(KEY, X)
+    same(params, theirs.init(KEY, X))
+    same(ours.apply(params, None, X), theirs.apply(params, None, X))
+
+
+def test_dropout_of_ones_own_is_haikus():
+    ours = objnet.transform(lambda x: own().Dropout(0.4)(x))
+    x = jnp.ones((4, 5))
+    theirs = hk.transform(lambda x: hk.dropout(hk.next_rng_key(), 0.4, x))
+    with jax.numpy_dtype_promotion("standard"):
+        expected = theirs.apply({}, KEY, x)
+    same(ours.apply({}, KEY, x), expected)
+    assert not np.array_equal(ours.apply({}, KEY, x), ours.apply({}, jax.random.PRNGKey(1), x))
+
+
+def test_running_averages_are_haikus():
+    ours = objnet.transform_with_state(lambda x: own().Average()(x))
+    theirs = hk.transform_with_state(lambda x: hk.ExponentialMovingAverage(0.9)(x))
+    (_, state), (_, their_state) = ours.init(None, X), theirs.init(None, X)
+    for i in range(3):
+        out, state = ours.apply({}, state, None, X * i)
+        expected, their_state = theirs.apply({}, their_state, None, X * i)
+        same(out, expected)
+
+
+def test_data_parallel_training_with_pmap():
+    loss = objnet.without_apply_rng(objnet.transform(mlp_loss))
+    devices = jax.local_device_count()
+
+    @functools.partial(jax.pmap, axis_name="i")
+    def update(params, images, labels):
+        grads = jax.lax.pmean(jax.grad(loss.apply)(params, images, labels), axis_name="i")
+        return jax.tree.map(lambda p, g: p - 0.1 * g, params, grads)
+
+    params = loss.init(KEY, *next(batches(1)))
+    hand = listed(params)
+    replicated = jax.tree.map(lambda p: jnp.stack([p] * devices), params)
+    for images, labels in batches(3, 4 * devices):
+        replicated = update(replicated, images.reshape(devices, 4, 6), labels.reshape(devices, 4))
+        hand = [p - 0.1 * g for p, g in zip(hand, jax.grad(by_hand)(hand, images, labels), strict=True)]
+    for i in range(devices):
+        same(listed(jax.tree.map(lambda p, i=i: p[i], replicated)), hand)
