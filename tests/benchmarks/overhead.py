@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.overhead [--rounds 50] [--layers 2 16 64] [--forward-layers 32] [--sample 0.02]
 
-Each way of writing it follows its library's own documentation. Every entry is a function without arguments that makes one
-call and returns its loss, or for the forward pass its output.
+Each way of writing it follows its library's own documentation. Every entry is a function without arguments that makes
+one call and returns its loss, or for the forward pass its output.
 """
 
 from __future__ import annotations

@@ -240,6 +240,22 @@ def test_bad_checkpoints_are_refused_and_left_alone(capsys, text, whole, tmp_pat
         assert content is None or path.read_bytes() == content
 
 
+def test_a_finished_run_resumed_trains_no_more(capsys, text, whole, tmp_path):
+    args = ["--resume", "--data", text, "--save", str(tmp_path), "--epochs=3", "--sample=0", *TINY]
+    for name in ("checkpoint.safetensors", "model.safetensors"):
+        (tmp_path / name).write_bytes((whole[0] / name).read_bytes())
+    before = (tmp_path / "checkpoint.safetensors").read_bytes()
+    lm.main(args)
+    out = capsys.readouterr().out
+    assert "resumed after epoch 3" in out and "best valid loss" in out and not epochs(out)
+    assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(SystemExit, match="2"):
+        lm.main(args)
+    err = capsys.readouterr().err
+    assert "model.safetensors: No such file" in err and err.count("\n") == 1
+
+
 def test_a_folder_that_cannot_be_made(capsys, text, tmp_path):
     (tmp_path / "file").write_text("")
     assert "cannot make the folder" in refused(capsys, lm, "--data", text, "--save", tmp_path / "file" / "run", *TINY)
