@@ -1,6 +1,6 @@
 """A word language model: a two-layer LSTM predicts the next word of a text (torch's classic word_language_model).
 
-    python examples/lstm_lm.py                     # the text of Python's own help pages, about two minutes on two cores
+    python examples/lstm_lm.py                     # the text of Python's own help pages, a minute or two on two cores
     python examples/lstm_lm.py --data novel.txt    # any text in UTF-8
     python examples/lstm_lm.py --resume            # go on where the last run ended, or was stopped by Ctrl-C
 
@@ -367,7 +367,7 @@ def plot(trainer: Trainer, path: Path) -> None:
 
 # A run can be resumed only with the same of these.
 FIXED = ("emsize", "nhid", "nlayers", "dropout", "tied", "clip", "batch_size", "eval_batch_size", "bptt", "min_count")
-QUICK = {"emsize": 64, "nhid": 64, "nlayers": 1, "epochs": 3, "sample": 20}
+QUICK = {"emsize": 64, "nhid": 64, "nlayers": 1, "epochs": 2, "sample": 20}
 QUICK_CHARACTERS = 60_000
 
 
@@ -414,9 +414,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--resume", action="store_true", help="go on from the checkpoint in --save; without it a run starts anew"
     )
     parser.add_argument("--quick", action="store_true", help="a small model on the start of the text, for a try")
-    parser.add_argument(
-        "--epochs", type=count, default=10, help="passes over the text, those of a resumed run included"
-    )
+    parser.add_argument("--epochs", type=count, default=8, help="passes over the text, those of a resumed run included")
     parser.add_argument("--emsize", type=count, default=200, help="size of word embeddings")
     parser.add_argument("--nhid", type=count, default=200, help="hidden units per layer")
     parser.add_argument("--nlayers", type=count, default=2, help="number of layers")

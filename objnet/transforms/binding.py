@@ -363,10 +363,10 @@ def evaluate(
                         result = _arrays(result)
                     inner.finish()
                 except Exception as error:
-                    misfit = inner.misfit()
-                    raise (error if misfit is None else misfit) from (None if misfit is None else error)
-                misfit = inner.misfit()
-                if misfit is not None:
+                    if (misfit := inner.misfit()) is not None:
+                        raise misfit from error
+                    raise
+                if (misfit := inner.misfit()) is not None:
                     raise misfit
             return result, inner.params(), inner.final_state()
         except frame.TokenNeeded as needed:

@@ -16,6 +16,7 @@ import jax
 from objnet.core.capture import Capture
 from objnet.core.errors import NonEmptyStateError
 from objnet.core.rng import as_key
+from objnet.core.tensor import TensorMethods
 from objnet.core.variable import Buffer, Parameter, Variable
 from objnet.transforms.binding import PureFrame, evaluate, stateful
 from objnet.transforms.jit import Compiled
@@ -298,7 +299,7 @@ def _entries(given: Any, what: str) -> Params | None:
             f"{type(given).__name__}"
         )
     return {
-        path: {name: v._read() if isinstance(v, Variable) else v for name, v in entries.items() if v is not None}
+        path: {name: v._read() if isinstance(v, (Variable, TensorMethods)) else v for name, v in entries.items() if v is not None}
         for path, entries in given.items()
     }
 

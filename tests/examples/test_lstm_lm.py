@@ -35,22 +35,26 @@ def load(name):
 lm, pure = load("lstm_lm"), load("lstm_lm_pure")
 
 
-def command(name, *args, without=None):
-    """The command line of an example; ``without`` names a module that is made to look not installed."""
+def run(name, *args, first="", cwd=None):
+    """Exit code, output and errors of an example as a program of its own, in which the code ``first`` runs first."""
     script = str(ROOT / "examples" / f"{name}.py")
-    if without is None:
-        return [sys.executable, script, *args]
-    hide = f"import runpy, sys; sys.modules[{without!r}] = None; sys.argv[0] = {script!r}"
-    return [sys.executable, "-c", f"{hide}; runpy.run_path({script!r}, run_name='__main__')", *args]
-
-
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
-
-
-def run(name, *args, without=None, cwd=None):
-    line = command(name, *args, without=without)
-    done = subprocess.run(line, env=ENVIRONMENT, cwd=cwd, capture_output=True, text=True, timeout=300)
+    start = f"{first}\nimport runpy, sys\nsys.argv[0] = {script!r}\nrunpy.run_path({script!r}, run_name='__main__')"
+    line = [sys.executable, *(["-c", start] if first else [script]), *args]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(line, env=environment, cwd=cwd, capture_output=True, text=True, timeout=300)
     return done.returncode, done.stdout, done.stderr
+
+
+WITHOUT_MATPLOTLIB = "import sys; sys.modules['matplotlib'] = None"
+CTRL_C = """
+import builtins, os, signal
+say = builtins.print
+def print(line, **kwargs):
+    say(line, **kwargs)
+    if line.startswith("epoch 2 | 3/"):
+        os.kill(os.getpid(), signal.SIGINT)
+builtins.print = print
+"""
 
 
 def epochs(out):
@@ -107,31 +111,19 @@ def test_lm_stopped_in_mid_epoch_and_resumed_is_the_same_run(text, whole, tmp_pa
     """Ctrl-C within epoch 2, resumed to the end of epoch 2, resumed to epoch 3: the same bits as without any stop."""
     save = tmp_path / "stopped"
     args = ["--data", text, "--save", str(save), "--log-interval=1", "--sample=0", *TINY]
-    with subprocess.Popen(
-        command("lstm_lm", "--epochs=3", *args),
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        out = ""
-        for line in process.stdout:
-            out += line
-            if line.startswith("epoch 2 | 3/"):
-                process.send_signal(signal.SIGINT)
-                break
-        rest, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and "--resume" in rest and "Traceback" not in err, (process.returncode, rest, err)
+    code, first, err = run("lstm_lm", "--epochs=3", *args, first=CTRL_C)
+    assert code == 130 and "--resume" in first and "Traceback" not in err, (code, first, err)
     stopped = objnet.load(save / "checkpoint.safetensors")
-    assert stopped["epoch"] == 1 and stopped["batch"] >= 3 and list(epochs(out + rest)) == [1]
-    code, second, err = run("lstm_lm", "--resume", "--epochs=2", *args, without="matplotlib")
+    assert (stopped["epoch"], stopped["batch"]) == (1, 3)
+    code, second, err = run("lstm_lm", "--resume", "--epochs=2", *args, first=WITHOUT_MATPLOTLIB)
     assert code == 0, err
     assert "matplotlib is not installed" in second and not (save / "loss.png").exists()
     code, third, err = run("lstm_lm", "--resume", "--epochs=3", *args)
     assert code == 0, err
 
     path, expected = whole
-    assert epochs(out + rest) | epochs(second) | epochs(third) == epochs(expected)
+    assert [list(epochs(out)) for out in (first, second, third)] == [[1], [2], [3]]
+    assert epochs(first) | epochs(second) | epochs(third) == epochs(expected)
     a, b = objnet.load(path / "checkpoint.safetensors"), objnet.load(save / "checkpoint.safetensors")
     same_structure = jax.tree.structure(a, is_leaf=lambda x: x is None) == jax.tree.structure(
         b, is_leaf=lambda x: x is None
@@ -304,6 +296,17 @@ def test_a_run_that_diverges_says_so(text, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit, match="2"):
         trainer.run(None)
     assert "diverged" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_asks_once_and_then_insists():
+    before = signal.getsignal(signal.SIGINT)
+    with lm.Interrupt() as interrupt:
+        assert not interrupt.asked
+        signal.raise_signal(signal.SIGINT)
+        assert interrupt.asked
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_progress_bar_on_a_terminal(monkeypatch):

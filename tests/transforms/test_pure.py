@@ -598,6 +598,41 @@ def test_every_way_to_be_none_at_the_start(kind):
         same(state, {"net": {"h": ({"a": (i + 1) * X}, X) if kind == "pair" else (i + 1) * X}})
 
 
+def test_class_attributes_do_not_hide_arrays():
+    class Hides(nn.Module):
+        hidden = None
+
+        def forward(self, x):
+            self.hidden = x
+            return x
+
+    for call in (lambda: Hides()(X), lambda: objnet.transform_with_state(Hides).init(None, X)):
+        with pytest.raises(AttributeError, match=r"class attribute Hides\.hidden would hide an array"):
+            call()
+
+    class HasProperty(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.doubled = jnp.ones(3)
+
+        @property
+        def doubled(self):
+            return self.part * 2
+
+        @doubled.setter
+        def doubled(self, value):
+            self.part = value / 2
+
+        def forward(self, x):
+            self.doubled = self.doubled + x
+            return self.doubled
+
+    net = objnet.transform_with_state(HasProperty)
+    _, state = net.init(None, jnp.ones(3))
+    same(state, {"~": {"part": jnp.full(3, 0.5)}})
+    same(net.apply({}, state, None, jnp.ones(3)), (jnp.full(3, 2.0), {"~": {"part": jnp.ones(3)}}))
+
+
 def test_state_that_starts_as_a_python_value_is_refused_when_it_comes_back():
     class Net(nn.Module):
         def __init__(self):
@@ -657,6 +692,7 @@ def test_numpy_and_parameters_as_params():
     expected = net.apply(params, None, X)
     same(net.apply(jax.tree.map(np.asarray, params), None, np.asarray(X)), expected)
     same(net.apply({"dense": {k: nn.Parameter(v) for k, v in params["dense"].items()}}, None, X), expected)
+    same(net.apply({"dense": {k: nn.Parameter(v).data for k, v in params["dense"].items()}}, None, X), expected)
     seen = []
     objnet.transform(lambda: seen.append(nn.Sequential(Dense())[0].weight._read())).apply(
         {"sequential.0": {k: np.asarray(v) for k, v in params["dense"].items()}}, None
@@ -1080,7 +1116,30 @@ def test_a_program_compiled_meanwhile_is_not_used_after_the_attributes_are_back(
     assert not np.allclose(compiled(X + 1), X + 1)
 
 
-def test_abstract_values_and_models():
+def test_modes_of_a_live_module_inside_objnet_jit():
+    model = nn.Dropout(0.5)
+    apply = objnet.jit(objnet.transform(lambda x: model(x)).apply)
+    assert not np.allclose(apply({}, 0, X + 1), X + 1)
+    model.eval()
+    same(apply({}, 0, X + 1), X + 1)
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_state_that_is_none_at_the_start_inside_objnet_jit(live):
+    model = Memory()
+
+    def built(x):
+        memory = Memory()
+        return objnet.jit(lambda x: memory(x))(x)
+
+    net = objnet.transform_with_state((lambda x: objnet.jit(model)(x)) if live else built)
+    params, state = net.init(None, X)
+    for i in range(1, 4):
+        out, state = net.apply(params, state, None, X)
+        same((out, state), (i * X, {"memory": {"hidden": i * X}}))
+
+
+def test_abstract_values():
     net = objnet.transform_with_state(lambda x: nn.Sequential(Dense(), nn.BatchNorm1d(3))(x))
     params, state = jax.eval_shape(net.init, KEY, jax.ShapeDtypeStruct((2, 3), jnp.float32))
     same(jax.tree.map(lambda s: jnp.zeros(s.shape), params), jax.tree.map(jnp.zeros_like, net.init(KEY, X)[0]))
@@ -1348,6 +1407,16 @@ def test_nested_transforms_are_independent():
         assert shapes(grads) == {"dense": {"weight": (3, 3), "bias": (3,)}, "dense_1": {"weight": (2, 3), "bias": (2,)}}
 
 
+def test_live_modules_of_an_inner_pure_function_are_its_own():
+    live = Dense()
+    inner = objnet.transform(lambda x: live(x))
+    params = inner.init(None, X)
+    outer = objnet.transform(lambda x: inner.apply(params, None, x) + Dense(3, 1)(x))
+    assert shapes(outer.init(KEY, X)) == {"dense": {"weight": (1, 3), "bias": (1,)}}
+    with pytest.raises(errors.ReadInTransformError, match="no path leads"):
+        objnet.transform(lambda x: inner.init(None, x)).init(None, X)
+
+
 def test_apply_inside_a_constructor_and_a_forward():
     inner = objnet.transform(lambda: nn.Parameter(jnp.ones(3)) * 2)
 
@@ -1392,6 +1461,13 @@ def test_exceptions_leave_everything_usable():
         objnet.transform(Bad).init(None, X)
     assert any("in Bad(...)" in note for note in caught.value.__notes__)
 
+    def chained():
+        raise KeyError("mine") from ValueError("cause")
+
+    with pytest.raises(KeyError) as caught:
+        objnet.transform(chained).init(None)
+    assert isinstance(caught.value.__cause__, ValueError)
+
 
 def test_threads():
     net = objnet.transform_with_state(lambda x: nn.Sequential(Dense(), Memory(), Net2())(x))
@@ -1421,6 +1497,28 @@ def test_threads():
     for t in threads:
         t.join()
     assert not failures
+
+
+def test_threads_and_a_live_module():
+    model = Memory()
+    net = objnet.transform_with_state(lambda x: model(x))
+    failures = []
+
+    def work(i):
+        try:
+            state = {}
+            for k in range(1, 20):
+                out, state = net.apply({}, state, None, X + i)
+                same(out, k * (X + i), rtol=1e-4)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert not failures and model.hidden is None
 
 
 def test_no_grad_inside_the_pure_form():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 
 import jax
@@ -15,8 +16,8 @@ torch = pytest.importorskip("torch")
 
 from objnet.core.precision import set_float32_matmul_precision  # noqa: E402
 from objnet.core.rng import manual_seed  # noqa: E402
-from objnet.nn.functional import dropout as dropouts  # noqa: E402
 from objnet.nn.functional import recurrent as ours  # noqa: E402
+from objnet.nn.functional.dropout import dropout  # noqa: E402
 from tests.nn.functional.outcome import normal  # noqa: E402
 from tests.nn.parity import assert_derivatives, assert_parity, assert_same_error  # noqa: E402
 
@@ -62,7 +63,7 @@ def problem(layers=1, directions=1, bias=True, batch_first=False, proj=0, batche
     return (x, h, c, *weights(layers, directions, bias, proj, dtype)), mine, theirs
 
 
-@settings(max_examples=10, deadline=None, derandomize=True)
+@settings(max_examples=8, deadline=None, derandomize=True)
 @given(
     st.fixed_dictionaries(
         {
@@ -98,15 +99,14 @@ def test_zeros_unless_states_are_given_and_shapes():
         np.testing.assert_array_equal(result, other)
 
 
-@pytest.mark.parametrize("options", [{}, {"directions": 2, "proj": 2}])
-def test_derivatives_of_every_order(options):
+def test_derivatives_of_every_order():
     with jax.enable_x64(True):
-        arrays, mine, _ = problem(**options, dtype="float64")
+        arrays, mine, _ = problem(directions=2, proj=2, dtype="float64")
         assert_derivatives(mine, *arrays, rtol=1e-4)
 
 
 def test_vmap_over_everything():
-    arrays, mine, _ = problem(directions=2)
+    arrays, mine, _ = problem()
     stacked = [jnp.stack([a, a / 2, a + 1]) for a in arrays]
 
     def gradients(*arrays):
@@ -135,12 +135,12 @@ def test_a_compiled_loop_takes_one_product_a_step():
 
 def test_precision_follows_the_setting():
     arrays, mine, _ = problem()
-    f = jax.grad(lambda *arrays: jnp.sum(mine(*arrays)), 4)
     jaxprs = {}
     try:
         for level in ("highest", "medium", "highest"):
             set_float32_matmul_precision(level)
-            jaxprs[level] = str(jax.make_jaxpr(f)(*arrays))
+            # a new function each time: jax does not trace an old one again
+            jaxprs[level] = str(jax.make_jaxpr(jax.grad(lambda *arrays: jnp.sum(mine(*arrays)), 4))(*arrays))
     finally:
         set_float32_matmul_precision("highest")
     assert "HIGHEST" in jaxprs["highest"]
@@ -160,7 +160,7 @@ def test_dropout_is_between_layers():
     dropped = run(params, 2, 0.5, True)[0]
     first = run(params[:4], 1, 0.5, True)[0]
     manual_seed(0)
-    between = dropouts.dropout(first, 0.5)
+    between = dropout(first, 0.5)
     assert (between == 0).any() and not (between == 0).all()
     np.testing.assert_array_equal(dropped, ours.lstm(between, None, params[4:], True, 1, 0.0, True, False, False)[0])
 
@@ -180,7 +180,9 @@ def test_everything_dropped_as_in_torch():
 )
 def test_one_key_between_layers(layers, p, train, keys, monkeypatch):
     drawn = []
-    monkeypatch.setattr(dropouts, "next_rng_key", lambda: drawn.append(jax.random.key(len(drawn))) or drawn[-1])
+    monkeypatch.setattr(
+        sys.modules[dropout.__module__], "next_rng_key", lambda: drawn.append(jax.random.key(len(drawn))) or drawn[-1]
+    )
     run(weights(layers), layers, p, train)
     assert len(drawn) == keys
 
@@ -200,7 +202,7 @@ def test_cell(rows, biases):
     def theirs(x, h, c, *params):
         two = (lambda x: x) if rows else (lambda x: x[None])
         h, c = torch.lstm_cell(two(x), (two(h), two(c)), *params)
-        return torch.cat([h, c], -1).reshape(*rows, -1)
+        return torch.cat([h, c], -1).reshape(*rows, 2 * HIDDEN)
 
     assert_parity(mine, theirs, *arrays)
 
@@ -208,7 +210,7 @@ def test_cell(rows, biases):
 def test_gates_are_in_torchs_order():
     # with large biases the gates are open or shut: i, f, g, o
     def cell(i, f, g, o):
-        bias = jnp.repeat(jnp.asarray([i, f, g, o]), 1) * 100.0
+        bias = jnp.asarray([i, f, g, o], jnp.float32) * 100
         return ours.lstm_cell(jnp.zeros((1, 1)), (jnp.zeros((1, 1)), jnp.full((1, 1), 0.3)), *jnp.zeros((2, 4, 1)), bias)
 
     assert cell(-1, 1, 1, 1)[1].item() == pytest.approx(0.3)
