@@ -1,19 +1,14 @@
-"""The frame of pure functions: it names the Variables a function meets and gives them the values of ``params`` and ``state``.
+"""The frame of pure functions, which gives the Variables a function meets the values of ``params`` and ``state``.
 
-*Names.*  A module that stands in no other is named by its class in snake case, with ``_1``, ``_2`` for further ones, in the
-order they were made; everything below it by attribute path.  Leaves that stand in no module, and those of a root that was
-transformed itself, sit under ``"~"``.  A name is given when a value is first needed outside constructors, and then kept, so
-``init`` and ``apply`` agree whatever the function does afterwards.
-
-*Values.*  Constructors, and ``nn.init`` and ``load_state_dict`` in the function itself, say what ``init`` returns; ``apply``
-puts what it was given in their place.  Parameters are inputs only.  State written anywhere else is written.
+Constructors, and ``nn.init`` and ``load_state_dict`` in the function itself, say what ``init`` returns; ``apply`` puts
+what it was given in their place.  Parameters are inputs only.  State written anywhere else is written: ``init`` returns
+what was there before, ``apply`` what is there in the end.  ``transforms/naming.py`` says under which names.
 """
 
 from __future__ import annotations
 
-import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -22,9 +17,9 @@ from objnet.core import errors, frame, scope
 from objnet.core.rng import key_stream
 from objnet.core.tensor import TensorMethods
 from objnet.core.variable import UNSET, Gradient, Parameter, Variable, settle
+from objnet.transforms.naming import Names
 
 Entries = dict[str, dict[str, Any]]
-ROOT = "~"
 _NUMBERS = (int, float, complex)
 _alone = threading.RLock()  # attributes of live modules change while a pure function runs
 
@@ -38,77 +33,66 @@ class PureFrame(frame.Frame):
         given: ``(params, state)`` for apply, None for init; a state of None says that there is none.
     """
 
-    def __init__(self, live: list[Any], root: Any, given: tuple[Mapping[str, Any], Mapping[str, Any] | None] | None):
+    def __init__(self, live: list[Any], root: Any, given: tuple[Entries, Entries | None] | None):
         super().__init__()
-        self.root = root
         self.applies = given is not None
         self.read = _Reads()
         self._params, self._state = (given[0], given[1] or {}) if given is not None else ({}, {})
         self._stateless = given is not None and given[1] is None
         self._state_names = {name for entries in self._state.values() for name in entries}
-        self._modules = [thing for thing in live if not isinstance(thing, Variable)]
-        self._loose = dict.fromkeys(thing for thing in live if isinstance(thing, Variable))  # perhaps in no module
-        self._made: set[int] = set()  # modules built here
-        self._doubtful: set[int] = set()  # modules perhaps dropped: replaced, or built inside a constructor
-        self._known: dict[Variable, None] = {}  # Variables created here
-        self._paths: dict[int, str] = {}
-        self._tops: dict[str, Any] = {}  # modules named by their class
-        self._places: dict[Variable, tuple[str, str]] = {}
-        self._bound: set[Variable] = {key_stream}
+        variables = [thing for thing in live if isinstance(thing, Variable)]
+        self.names = Names([thing for thing in live if not isinstance(thing, Variable)], variables, root)
+        self._built: set[int] = set()  # modules
+        self._created: dict[Variable, None] = {}  # what inner frames created too
+        self._bound: dict[Variable, None] = {key_stream: None}
         self._initial: dict[Variable, Any] = {}
         self._before: dict[Variable, Any] = {}  # values from before a write that came before the binding
         self._plain: dict[tuple[int, str], Any] = {}  # Python values where state is given
         self._problems: list[str] = []
 
-    # -- what happens inside; a pure function leaves nothing behind, so frames outside hear nothing of it ----------------
+    # -- what happens inside; a pure function leaves nothing behind, so frames outside hear nothing of it --------------
 
     def adopt(self, module: Any) -> None:
         if any(inner.closed for inner in self._inner()):
             raise errors.CompiledCallError(
-                f"a {type(module).__name__} was built inside objnet.jit inside a pure function{errors.where()}: its parameters "
-                "could not reach params. Build it outside the compiled function."
+                f"a {type(module).__name__} was built inside objnet.jit inside a pure function{errors.where()}: its "
+                "parameters could not reach params. Build it outside the compiled function."
             )
-        self._modules.append(module)
-        self._made.add(id(module))
-        if scope.constructing(besides=module):
-            self._doubtful.add(id(module))
         self.unbound = True
-        for inner in self._inner():
-            inner.undo.append(lambda: self._drop_module(module))
-            break
-
-    def _drop_module(self, module: Any) -> None:
-        """An inner transform starts again and will build it anew."""
-        self._modules.remove(module)
-        self._made.discard(id(module))
-        self._doubtful.discard(id(module))
-        self._tops.pop(self._paths.pop(id(module), ROOT), None)
+        self._built.add(id(module))
+        self.names.add(module)
+        if scope.constructing(besides=module):
+            self.names.doubt(module)
+        self._unless_restarted(lambda: self.names.drop(module))
 
     def note_created(self, variable: Variable) -> None:
-        if isinstance(variable, Gradient) or variable in self._known:  # known if an inner transform hands it over
+        if isinstance(variable, Gradient) or variable in self._created:  # an inner frame hands over what it created
             return
-        self._known[variable] = None
         self.unbound = True
-        for inner in self._inner():
-            inner.undo.append(lambda: self._drop_variable(variable))
-            break
-        if scope.constructing():
-            return
-        if isinstance(variable, Parameter) or not scope.running():
-            self._loose[variable] = None
-        else:
-            self._before[variable] = None
+        self._created[variable] = None
+        if not scope.constructing():
+            if isinstance(variable, Parameter) or not scope.running():
+                self.names.add_loose(variable)
+            else:
+                self._before[variable] = None
+        self._unless_restarted(lambda: self._drop(variable))
 
-    def _drop_variable(self, variable: Variable) -> None:
-        for held in (self._known, self._loose, self._before, self._places, self._initial):
-            held.pop(variable, None)  # type: ignore[attr-defined]
-        self._bound.discard(variable)
+    def _drop(self, variable: Variable) -> None:
+        self.names.drop_variable(variable)
+        for held in (self._created, self._bound, self._initial, self._before):
+            held.pop(variable, None)
+
+    def _unless_restarted(self, undo: Callable[[], None]) -> None:
+        """Have ``undo`` called if an inner frame has to run its function again, which builds everything anew."""
+        inner = next(self._inner(), None)
+        if inner is not None:
+            inner.undo.append(undo)
 
     def note_link(self, module: Any, kind: str, name: str, old: Any, new: Any) -> None:
         self.expire()
         self.unbound = True
         if kind == "_modules":
-            self._doubtful.add(id(old))
+            self.names.doubt(old)
         if scope.constructing():
             self._plain.pop((id(module), name), None)
         elif isinstance(new, Variable) and (kind == "_arrays" or (kind == "_buffers" and old is None)):
@@ -116,10 +100,12 @@ class PureFrame(frame.Frame):
 
     def note_attribute(self, module: Any, name: str, old: Any, new: Any) -> None:
         self.expire()
-        if id(module) not in self._made and any(isinstance(v, _NUMBERS) and not isinstance(v, bool) for v in (old, new)):
+        numbers = [v for v in (old, new) if isinstance(v, _NUMBERS) and not isinstance(v, bool)]
+        if numbers and id(module) not in self._built:
             raise errors.StaticAttributeError(
-                f"the Python number {module._where()}.{name} was changed inside a pure function{errors.where()}: that is no state, "
-                f"so the change would be lost. Hold it as an array (self.{name} = jnp.asarray(...)), or change it outside."
+                f"the Python number {module._where()}.{name} was changed inside a pure function{errors.where()}: that is "
+                f"no state, so the change would be lost. Hold it as an array (self.{name} = jnp.asarray(...)), or change "
+                "it outside."
             )
         if self.expects(name):
             self._plain[id(module), name] = new
@@ -131,9 +117,9 @@ class PureFrame(frame.Frame):
         if not self.expects(name) or scope.constructing():
             return False
         self.bind()
-        path = self._paths.get(id(module), "") or ROOT
+        path = self.names.path(module)
         value = self._state.get(path, {}).get(name)
-        if not _is_state(value) or (path, name) in self._places.values():
+        if not _is_state(value) or (path, name) in self.names.places.values():
             return False
         setattr(module, name, settle(value))
         self.bind()
@@ -151,10 +137,10 @@ class PureFrame(frame.Frame):
 
     def _set_parameter(self, parameter: Parameter, value: Any) -> None:
         """Initialisation by the function itself, or a mistake."""
-        if parameter not in self._known or self.read.get(parameter) is scope.FORWARD:
+        if parameter not in self._created or self.read.get(parameter) is scope.FORWARD:
             raise errors.WriteInTransformError(
-                f"{parameter.describe()} was written inside a pure function{errors.where()}: params are inputs only, the new value "
-                "would be lost. Return it, hold it in a buffer, or train with objnet.jit on a live model."
+                f"{parameter.describe()} was written inside a pure function{errors.where()}: params are inputs only, the "
+                "new value would be lost. Return it, hold it in a buffer, or train with objnet.jit on a live model."
             )
         if parameter in self._bound:
             if self.applies:
@@ -165,8 +151,8 @@ class PureFrame(frame.Frame):
 
     def miss(self, variable: Variable) -> None:
         raise errors.ReadInTransformError(
-            f"{variable.describe()} was read inside a pure function that does not hold it{errors.where()}: no path leads from the "
-            "function to it, so it would be a constant. Build the module inside the function, or name it there."
+            f"{variable.describe()} was read inside a pure function that does not hold it{errors.where()}: no path leads "
+            "from the function to it, so it would be a constant. Build the module inside the function, or name it there."
         )
 
     def _inner(self) -> Iterator[frame.Frame]:
@@ -176,53 +162,22 @@ class PureFrame(frame.Frame):
             yield inner
             inner = inner.parent
 
-    # -- names ---------------------------------------------------------------------------------------------------------
+    # -- values --------------------------------------------------------------------------------------------------------
 
-    def _name_all(self, wanted: Variable | None) -> None:
-        """Name every module that is not inside another and was not dropped, what is below, and what holds ``wanted``."""
-        held = {id(child) for module in self._modules for child in module._modules.values() if child is not None}
-        for module in self._modules:
-            if id(module) not in self._paths and id(module) not in held and id(module) not in self._doubtful:
-                self._name_top(module)
-        seen: set[int] = set()
-        for module in self._modules:
-            if id(module) in self._paths:
-                self._name_below(module, self._paths[id(module)], seen)
-        if wanted is not None and wanted not in self._places:
-            holders = [m for m in self._modules if id(m) not in self._paths and any(v is wanted for v in _variables(m))]
-            if holders:
-                holder = next((m for m in holders if id(m) not in held), holders[0])
-                self._name_below(holder, self._name_top(holder), seen)
-        for variable in self._loose:
-            if variable not in self._places:
-                taken = {name for path, name in self._places.values() if path == ROOT}
-                self._places[variable] = (ROOT, _free(_snake(type(variable).__name__), taken))
-
-    def _name_top(self, module: Any) -> str:
-        taken = {*self._tops, *(self.root._modules if self.root is not None else ())}
-        path = "" if module is self.root else _free(_snake(type(module).__name__), taken)
-        self._paths[id(module)] = path
-        self._tops[path] = module
-        return path
-
-    def _name_below(self, module: Any, path: str, seen: set[int]) -> None:
-        if id(module) in seen:
+    def bind(self, variable: Variable | None = None) -> None:
+        """Name what is new; note its initial value (init), or put the given one in its place (apply)."""
+        if variable in self._bound:
             return
-        seen.add(id(module))
-        path = self._paths.setdefault(id(module), path)
-        if self._tops.get(path, module) is not module:
-            raise errors.StructureMismatchError(
-                f"two modules are called {path!r}: one that a forward built, and a later attribute of the transformed module. Set "
-                "the attribute in __init__, or give it another name."
-            )
-        self._attach(module, path or ROOT)
-        for registry in (module._parameters, module._buffers, module._arrays):
-            for name, variable in registry.items():
-                if variable is not None:
-                    self._places.setdefault(variable, (path or ROOT, name))
-        for name, child in module._modules.items():
-            if child is not None:
-                self._name_below(child, f"{path}.{name}" if path else name, seen)
+        self.names.update(variable, self._attach)
+        self.unbound = False
+        inside = {v for inner in self._inner() for v in inner.created}
+        for found, place in self.names.places.items():
+            if found in self._bound or (found in inside and not self.applies):  # handed over when its frame ends
+                continue
+            self._bound[found] = None
+            if isinstance(found, Parameter):
+                self.values.setdefault(found._grad, None)
+            (self._load if self.applies else self._begin)(found, *place)
 
     def _attach(self, module: Any, path: str) -> None:
         """Make Variables of the attributes that are None until the state given fills them."""
@@ -231,24 +186,9 @@ class PureFrame(frame.Frame):
             if holder.get(name, UNSET) is None and _is_state(value):
                 setattr(module, name, settle(value))
             elif self._plain.pop((id(module), name), None) is not None:
-                self._problems.append(f"state {path}.{name} is given, but the model starts with a Python value there, not None or an array")
-
-    # -- values --------------------------------------------------------------------------------------------------------
-
-    def bind(self, variable: Variable | None = None) -> None:
-        """Name what is new; note its initial value (init), or put the given one in its place (apply)."""
-        if variable in self._bound:
-            return
-        self._name_all(variable)
-        self.unbound = False
-        held_inside = {v for inner in self._inner() for v in inner.created}
-        for variable, place in self._places.items():
-            if variable in self._bound or (variable in held_inside and not self.applies):  # handed over when its frame ends
-                continue
-            self._bound.add(variable)
-            if isinstance(variable, Parameter):
-                self.values.setdefault(variable._grad, None)
-            (self._load if self.applies else self._begin)(variable, *place)
+                self._problems.append(
+                    f"state {path}.{name} is given, but the model starts with a Python value there, not None or an array"
+                )
 
     def _begin(self, variable: Variable, path: str, name: str) -> None:
         if variable in self._before:
@@ -275,7 +215,7 @@ class PureFrame(frame.Frame):
         elif model is not None and model is not UNSET and _kind(value) != _kind(model):
             self._problems.append(f"{what} {path}.{name} is {_show(value)}, the model has {_show(model)}")
             value = None
-        if not overwritten:  # what does not fit keeps the model's value, so that the function ends and every problem is found
+        if not overwritten:  # the model's value stands in, so that the function ends and every problem is found
             self.values[variable] = model if value is None else settle(value)
 
     # -- results -------------------------------------------------------------------------------------------------------
@@ -283,16 +223,18 @@ class PureFrame(frame.Frame):
     def finish(self) -> None:
         """Bind what the function left unread, and refuse what does not fit."""
         self.bind()
-        for variable in self._known:
-            if variable not in self._places and self.read.get(variable, scope.BUILD) is not scope.BUILD:
+        places = self.names.places
+        for variable in self._created:
+            if variable not in places and self.read.get(variable, scope.BUILD) is not scope.BUILD:
                 raise errors.ReadInTransformError(
-                    f"a {type(variable).__name__} that is no attribute of a module was used inside a pure function{errors.where()}: "
-                    "it would be in neither params nor state. Assign it to an attribute (self.weight = nn.Parameter(...))."
+                    f"a {type(variable).__name__} that is no attribute of a module was used inside a pure function"
+                    f"{errors.where()}: it would be in neither params nor state. Assign it to an attribute "
+                    "(self.weight = nn.Parameter(...))."
                 )
         for what, source, params in (("params", self._params, True), ("state", self._state, False)):
-            places = {place for v, place in self._places.items() if isinstance(v, Parameter) == params}
+            known = {place for v, place in places.items() if isinstance(v, Parameter) == params}
             given = [(path, name) for path, entries in source.items() for name in entries]
-            self._problems += [f"unknown in {what}: {path}.{name}" for path, name in given if (path, name) not in places]
+            self._problems += [f"unknown in {what}: {path}.{name}" for path, name in given if (path, name) not in known]
 
     def misfit(self) -> errors.ObjnetError | None:
         """The error that lists every entry that does not fit."""
@@ -300,27 +242,22 @@ class PureFrame(frame.Frame):
             return None
         if self._stateless and all(p.startswith("missing from state") for p in self._problems):
             return stateful(p.partition(": ")[2] for p in self._problems)
+        listed = "\n  ".join(self._problems)
         return errors.StructureMismatchError(
-            "params and state do not fit the transformed function:\n  " + "\n  ".join(self._problems) + "\nAll parameters must be "
-            "created as part of `init`: pass what init returned, changed only in values."
+            f"params and state do not fit the transformed function:\n  {listed}\nAll parameters must be created as part of "
+            "`init`: pass what init returned, changed only in values."
         )
 
-    def params(self) -> Entries:
-        """The parameters at the start, in dicts of their own."""
-        return self._collect({v: value for v, value in self._initial.items() if isinstance(v, Parameter)})
-
-    def final_state(self) -> Entries:
-        """The state as it was at the start (init) or as it is now (apply), in dicts of its own."""
+    def results(self) -> tuple[Entries, Entries]:
+        """The initial params, and the state: initial in init, current in apply; in dicts of their own."""
         values = self.values if self.applies else self._initial
-        return self._collect({v: values.get(v) for v in self._places if not isinstance(v, Parameter)})
-
-    def _collect(self, values: Mapping[Variable, Any]) -> Entries:
-        result: Entries = {}
-        for variable, value in values.items():
+        params, state = Entries(), Entries()
+        for variable, (path, name) in self.names.places.items():
+            is_parameter = isinstance(variable, Parameter)
+            value = (self._initial if is_parameter else values).get(variable)
             if value is not None:
-                path, name = self._places[variable]
-                result.setdefault(path, {})[name] = value
-        return result
+                (params if is_parameter else state).setdefault(path, {})[name] = value
+        return params, state
 
 
 class _Reads(dict[Variable, Any]):
@@ -335,9 +272,9 @@ class _Reads(dict[Variable, Any]):
 def evaluate(
     call: Callable[[PureFrame], Any],
     key: Any,
-    live: Iterable[Any],
+    live: list[Any],
     root: Any = None,
-    given: tuple[Mapping[str, Any], Mapping[str, Any] | None] | None = None,
+    given: tuple[Entries, Entries | None] | None = None,
 ) -> tuple[Any, Entries, Entries]:
     """Run ``call(frame)`` in a :class:`PureFrame`; returns its result, the initial params, and the state.
 
@@ -347,7 +284,6 @@ def evaluate(
     Raises:
         StructureMismatchError, NonEmptyStateError: what was given does not fit.
     """
-    live = list(live)
     token = False
     while True:
         inner = PureFrame(live, root, given)
@@ -368,7 +304,7 @@ def evaluate(
                     raise
                 if (misfit := inner.misfit()) is not None:
                     raise misfit
-            return result, inner.params(), inner.final_state()
+            return result, *inner.results()
         except frame.TokenNeeded as needed:
             if needed.frame is not inner:
                 raise
@@ -391,16 +327,8 @@ def stateful(entries: Iterable[str]) -> errors.NonEmptyStateError:
 
 def _arrays(result: Any) -> Any:
     """``result`` with arrays in place of Parameters."""
-    if any(isinstance(leaf, TensorMethods) for leaf in jax.tree.leaves(result, is_leaf=lambda x: isinstance(x, TensorMethods))):
-        return jax.tree.map(lambda leaf: leaf, result)
-    return result
-
-
-def _variables(module: Any) -> Iterator[Variable | None]:
-    """Everything ``module`` and the modules below hold."""
-    for below in module.modules():
-        for registry in (below._parameters, below._buffers, below._arrays):
-            yield from registry.values()
+    leaves = jax.tree.leaves(result, is_leaf=lambda x: isinstance(x, TensorMethods))
+    return _copy(result) if any(isinstance(leaf, TensorMethods) for leaf in leaves) else result
 
 
 def _copy(value: Any) -> Any:
@@ -408,10 +336,14 @@ def _copy(value: Any) -> Any:
     return value if isinstance(value, jax.Array) else jax.tree.map(lambda leaf: leaf, value)
 
 
+def _is_array(leaf: Any) -> bool:
+    return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+
+
 def _is_state(value: Any) -> bool:
     """Whether ``value`` is an array or a pytree of arrays."""
     leaves = jax.tree.leaves(value)
-    return bool(leaves) and all(hasattr(leaf, "shape") and hasattr(leaf, "dtype") for leaf in leaves)
+    return bool(leaves) and all(map(_is_array, leaves))
 
 
 class _Kind(str):
@@ -420,12 +352,10 @@ class _Kind(str):
 
 
 def _leaf_kind(leaf: Any) -> _Kind:
-    if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
-        return _Kind(f"a {type(leaf).__name__}")
-    return _Kind(f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]")
+    return _Kind(f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]" if _is_array(leaf) else f"a {type(leaf).__name__}")
 
 
-def _kind(value: Any) -> Any:
+def _kind(value: Any) -> tuple[Any, list[str]]:
     """What has to be equal: the structure, shapes and dtypes."""
     leaves, tree = jax.tree.flatten(value)
     return tree, [*map(_leaf_kind, leaves)]
@@ -433,17 +363,3 @@ def _kind(value: Any) -> Any:
 
 def _show(value: Any) -> str:
     return "not known" if value is UNSET else repr(jax.tree.map(_leaf_kind, value))
-
-
-def _free(base: str, taken: set[str]) -> str:
-    """``base``, or with the first number that makes it a name of its own."""
-    name, number = base, 0
-    while name in taken:
-        number += 1
-        name = f"{base}_{number}"
-    return name
-
-
-def _snake(name: str) -> str:
-    """``MultiHeadLSTM`` as ``multi_head_lstm``."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()

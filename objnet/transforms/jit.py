@@ -24,7 +24,7 @@ from objnet.core import errors, frame, variable
 from objnet.core.capture import Capture, Snapshot, Watch
 from objnet.core.frame import DROPPED, UNSET
 from objnet.core.rng import key_stream
-from objnet.core.variable import Buffer, Parameter, Variable
+from objnet.core.variable import Parameter, Variable
 from objnet.transforms.autodiff import gradients_in
 from objnet.transforms.arguments import Static, join, shape_of, split, static_arguments
 from objnet.transforms.program import (
@@ -168,8 +168,8 @@ class Compiled:
         layout = binding.program.layout
         for (i, kind, name), value in zip(layout.created, created, strict=True):
             holder: Any = binding.objects[i]()
-            if kind == "_buffers":
-                value = Buffer(value, persistent=name not in holder._non_persistent_buffers_set)
+            if kind == "_buffers" and name not in holder._buffers:
+                holder.register_buffer(name, value, name not in holder._non_persistent_buffers_set)
             setattr(holder, name, value)
         for i, name, value in layout.attributes:
             setattr(binding.objects[i](), name, value)

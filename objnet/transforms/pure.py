@@ -1,6 +1,6 @@
 """The pure form: ``transform`` and its family, Haiku's documented ``init``/``apply`` over torch-like modules.
 
-``params`` and ``state`` are two-level dicts, module path to name to array; ``transforms/binding.py`` says how they are named.
+``params`` and ``state`` are two-level dicts, module path to name to array; ``transforms/naming.py`` has the rules.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class TransformedWithState(NamedTuple):
 
 
 class PureFunction:
-    """An ``init`` or ``apply``: leading arguments of its own, by position or by name, then those of the transformed function.
+    """An ``init`` or ``apply``: takes leading arguments of its own, by position or by name, then the function's.
 
     Args:
         body: called with the leading arguments, and the tuple and the dict of the others.
@@ -73,8 +73,8 @@ class PureFunction:
                 raise TypeError(f"{self.__name__}() is missing {name!r}: the required signature is `{self._required()}`")
             if name in self._shared:
                 raise TypeError(
-                    f"{self.__name__}() and the transformed function both have an argument {name!r}: pass {self.__name__}'s own "
-                    f"positionally, `{self._required()}`"
+                    f"{self.__name__}() and the transformed function both have an argument {name!r}: pass "
+                    f"{self.__name__}'s own positionally, `{self._required()}`"
                 )
             taken.append(kwargs.pop(name))
         return self._body(*taken, args[count:], kwargs)
@@ -89,20 +89,21 @@ class PureFunction:
         return f"<{self._required()} of {self._original_fn!r}>"
 
 
-# -- transforming ----------------------------------------------------------------------------------------------------------
+# -- transforming ------------------------------------------------------------------------------------------------------
 
 
 def transform_with_state(function: Any) -> TransformedWithState:
     """Turn a function that builds and calls modules into two pure functions (Haiku's ``transform_with_state``).
 
     Args:
-        function: a function, a Module class (built without arguments and called), or a live Module, whose ``init(None, ...)``
-            gives its current values. Modules that exist already and that a function reaches take part as well: ``init``
-            gives their current values, ``apply`` leaves them as they are.
+        function: a function, a Module class (built without arguments and called), or a live Module, whose
+            ``init(None, ...)`` gives its current values. Modules that exist already and that a function reaches take part
+            as well: ``init`` gives their current values, ``apply`` leaves them as they are.
 
     Returns:
-        ``init(rng, *args, **kwargs) -> (params, state)`` and ``apply(params, state, rng, *args, **kwargs) -> (out, state)``.
-        ``rng`` is a key, an int seed, or None where no random number is needed. ``init`` gives the initial state.
+        ``init(rng, *args, **kwargs) -> (params, state)`` and
+        ``apply(params, state, rng, *args, **kwargs) -> (out, state)``. ``rng`` is a key, an int seed, or None where no
+        random number is needed. ``init`` gives the initial state.
 
     Raises:
         TypeError: if ``function`` cannot be called, or is a class whose constructor needs arguments. ValueError: if it is
@@ -113,15 +114,17 @@ def transform_with_state(function: Any) -> TransformedWithState:
         raise TypeError(f"transform takes a function, a Module class or a Module, got {type(function).__name__}")
     if _is_compiled(function):
         raise ValueError(
-            "transform was given an already jitted (or pmapped) function, which is not pure yet: transform first, then compile "
-            "what you get back, jax.jit(objnet.transform(f).apply)"
+            "transform was given an already jitted (or pmapped) function, which is not pure yet: transform first, then "
+            "compile what you get back, jax.jit(objnet.transform(f).apply)"
         )
     if _is_module_class(function):
         try:
             inspect.signature(function).bind()
         except TypeError as error:
             name = function.__name__
-            raise TypeError(f"{name}() takes arguments ({error}): transform a function that builds it, lambda x: {name}(...)(x)") from None
+            raise TypeError(
+                f"{name}() takes arguments ({error}): transform a function that builds it, lambda x: {name}(...)(x)"
+            ) from None
     return TransformedWithState(
         PureFunction(functools.partial(_init, function), ("rng",), function),
         PureFunction(functools.partial(_apply, function), ("params", "state", "rng"), function),
@@ -142,8 +145,8 @@ def _init(function: Any, rng: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     if _is_module(function):
         if key is not None:
             raise ValueError(
-                "a live module's init takes rng=None and gives the module's current values; fresh values come from transforming "
-                f"its class or a function: objnet.transform_with_state({type(function).__name__})"
+                "a live module's init takes rng=None and gives the module's current values; fresh values come from "
+                f"transforming its class or a function: objnet.transform_with_state({type(function).__name__})"
             )
         return evaluate(lambda _: None, None, [function], function)[1:]
     return evaluate(lambda inner: _call(inner, function, args, kwargs), key, _reached(function))[1:]
@@ -161,7 +164,7 @@ def _apply(
 
 def _call(inner: PureFrame, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if _is_module_class(function):
-        inner.root = function = function()
+        inner.names.root = function = function()
     return function(*args, **kwargs)
 
 
@@ -183,7 +186,7 @@ class _Reach(Capture):
         return None if isinstance(value, PureFunction) else super().visit(value)
 
 
-# -- changing the signatures -------------------------------------------------------------------------------------------------
+# -- changing the signatures -------------------------------------------------------------------------------------------
 
 
 def without_state(transformed: TransformedWithState) -> Transformed:
@@ -252,7 +255,7 @@ def without_apply_rng(transformed: Any) -> Any:
         raise TypeError(f"without_apply_rng takes what a transform returned, got {type(transformed).__name__}")
     leading = ("params", "state") if isinstance(transformed, TransformedWithState) else ("params",)
     body = functools.partial(_rngless_apply, transformed.apply)
-    return type(transformed)(transformed.init, PureFunction(body, leading, _original(transformed)))
+    return transformed._replace(apply=PureFunction(body, leading, _original(transformed)))
 
 
 def _rngless_apply(apply: Any, *inputs: Any) -> Any:
@@ -260,7 +263,7 @@ def _rngless_apply(apply: Any, *inputs: Any) -> Any:
     return apply(*given, None, *args, **kwargs)
 
 
-# -- telling things apart ----------------------------------------------------------------------------------------------------
+# -- telling things apart ----------------------------------------------------------------------------------------------
 
 
 def _is_module(value: Any) -> bool:
@@ -295,13 +298,14 @@ def _entries(given: Any, what: str) -> Params | None:
         return None
     if not isinstance(given, Mapping) or not all(isinstance(entries, Mapping) for entries in given.values()):
         raise TypeError(
-            f"{what} argument does not appear valid: it should be a two-level mapping, module path to name to array, but is of type "
-            f"{type(given).__name__}"
+            f"{what} argument does not appear valid: it should be a two-level mapping, module path to name to array, but "
+            f"is of type {type(given).__name__}"
         )
-    return {
-        path: {name: v._read() if isinstance(v, (Variable, TensorMethods)) else v for name, v in entries.items() if v is not None}
-        for path, entries in given.items()
-    }
+    return {path: {name: _value(v) for name, v in entries.items() if v is not None} for path, entries in given.items()}
+
+
+def _value(entry: Any) -> Any:
+    return entry._read() if isinstance(entry, (Variable, TensorMethods)) else entry
 
 
 def _key(rng: Any, function: str, position: str, signature: str) -> Any:
@@ -311,6 +315,6 @@ def _key(rng: Any, function: str, position: str, signature: str) -> Any:
         return as_key(rng)
     except ValueError as error:
         raise ValueError(
-            f"{function.capitalize()} must be called with an RNG as the {position} argument, the required signature is: "
-            f"`{signature}`; {error}"
+            f"{function.capitalize()} must be called with an RNG as the {position} argument, the required signature is: `"
+            f"{signature}`; {error}"
         ) from None

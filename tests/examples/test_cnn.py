@@ -148,7 +148,7 @@ def test_the_script_trains_saves_and_draws(folder, tmp_path):
     checkpoint = objnet.load(tmp_path / "runs" / "cnn" / "checkpoint.safetensors")
     assert checkpoint["epoch"] == 2
     assert checkpoint["model"]["fc1.weight"].shape == (128, 9216)
-    assert checkpoint["optimizer"]["param_groups"][0]["lr"] == pytest.approx(0.49)
+    assert checkpoint["optimizer"]["param_groups"][0]["lr"] == pytest.approx(0.85**2)
     if importlib.util.find_spec("matplotlib"):
         assert (tmp_path / "runs" / "cnn" / "mistakes.png").read_bytes().startswith(b"\x89PNG")
 

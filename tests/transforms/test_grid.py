@@ -110,21 +110,9 @@ class Cell:
     def sound(self) -> None:
         """The model holds values, and runs as if nothing had been."""
         weight = _held(self.model)["weight"]
-        once = Plain(self.effect._replace(by_hand=_FORWARDS.get(self.effect.act, _forward)), "vector", _Weight(weight))
-        _same(self.model(jnp.asarray(X)), once(jnp.asarray(X)))
+        extra = X + 1.0 if self.effect is EFFECTS["registers_buffer_in_forward"] else 1.0
+        _same(self.model(jnp.asarray(X)), X * weight * extra)
         _held(self.model)
-
-
-class _Weight:
-    def __init__(self, weight: Any):
-        self.weight = weight
-
-
-def _forward(ref: Any, x: Any) -> Any:
-    return x * ref.weight
-
-
-_FORWARDS: Any = {EFFECTS["registers_buffer_in_forward"].act: lambda ref, x: x * ref.weight * (x + 1.0)}
 
 
 class InJit(Cell):
@@ -179,21 +167,21 @@ class InApply(Cell):
     def reference(self, weight: np.ndarray) -> Reference:
         if not hasattr(self, "initial"):
             super().reference(WEIGHTS[0])
-            self.before = _held(self.model)
             self.initial = self.net.init(KEY, jnp.asarray(X) * 2.0)
         params, state = self.initial
         self.params = jax.tree.map(lambda v: v * 2.0, params)
         self.params["model"]["weight"] = jnp.asarray(weight)
         self.state = jax.tree.map(lambda v: v + 1.0, state)
         own = {**self.params["model"], **self.state["model"]}
-        given = {"extra": own["extra"]} if "extra" in own else {}
+        given = {"extra": own["extra"]} if "extra" in own and self.transform is not TRANSFORMS["objnet.jit"] else {}
         if "~" in self.params:
             given["local"] = self.params["~"]["parameter"]
         return Reference(jnp.asarray(weight), own["buffer"], own["hidden"], jnp.asarray(KEY), given)
 
     def actual(self, x: Any) -> tuple[Any, dict[str, Any]]:
+        before = _held(self.model)
         out, state = self.call(self.params, self.state, KEY, x)
-        _same(_held(self.model), self.before)
+        _same(_held(self.model), before)
         return out, state["model"]
 
     def wanted(self, ref: Reference, x: Any) -> tuple[Any, dict[str, Any]]:
@@ -204,12 +192,20 @@ class InApply(Cell):
         return out, state
 
     def refuses(self, allowed: tuple[type[Exception], ...], times: int) -> None:
+        super(InApply, self).reference(WEIGHTS[0])
+        before = _held(self.model)
         for weight in WEIGHTS[:times]:
             with pytest.raises(allowed):
                 self.reference(weight)
                 self.actual(jnp.asarray(X))
-            _same(_held(self.model), self.before)
-            self.sound()
+            _same(_held(self.model), before)
+        self.sound()
+
+    def sound(self) -> None:
+        live = self.model
+        self.model = copy.deepcopy(live)  # a run of the live model may leave state that the next apply would have to be given
+        super().sound()
+        self.model = live
 
 
 class InJittedApply(InApply):
@@ -230,32 +226,34 @@ SURROUNDINGS = {
 WORKS = AssertionError  # stands among the outcomes of a cell for the right value
 
 
-def outcomes(effect: Effect, transform: str, around: type[Cell]) -> set[type[Exception]]:
+def outcomes(effect: Effect, transform: Transform, around: type[Cell]) -> set[type[Exception]]:
     """What a cell may do: the table of DESIGN.md, section 2, spelt out."""
-    kind = TRANSFORMS[transform].kind
-    pure, outside = issubclass(around, InApply), around is Cell
+    kind, name = transform.kind, effect.act.__name__
+    ruled = kind == "ruled" and around.differentiates
     if kind == "ruled":
-        kind = "staged" if around.traced else "beneath" if around.differentiates else "clear"
-    if pure and effect.writes == "parameter" and not effect.creates:
-        return {errors.WriteInTransformError}  # params are inputs only
+        kind = "staged" if around.traced else "clear"
     found: set[type[Exception]] = set()
-    if kind in ("eager", "staged", "beneath") and effect.draws:
+    if effect.draws and (ruled or kind in ("eager", "staged")):
         found.add(errors.RngInTransformError)
-    if kind == "staged" and outside:
-        found.add(errors.ReadInTransformError)
-    if kind == "staged" and effect.writes:
-        found.add(errors.WriteInTransformError)
-    if kind == "eager" and effect.writes:
-        on_tracer = effect.depends == "x" or (effect.depends == "weight" and around.differentiates)
-        if on_tracer or around.traced:
+    if effect.writes:
+        on_tracer = around.traced or effect.depends == "x" or (effect.depends == "weight" and around.differentiates)
+        if kind == "staged" or (kind == "eager" and on_tracer):
             found.add(errors.WriteInTransformError)
-        if transform == "custom_jvp_grad" and not around.traced:
+        if issubclass(around, InApply) and effect.writes == "parameter" and not effect.creates:
+            found.add(errors.WriteInTransformError)  # params are inputs only
+        elif transform is TRANSFORMS["custom_jvp_grad"] and not around.traced:
             found |= {errors.WriteInTransformError, WORKS}  # a rule sees values of the trace outside
-    if around.differentiates and TRANSFORMS[transform].kind == "ruled" and not found and effect.depends != "x" :
-        found.add(errors.LeakedTracerError)
-    if effect.act.__name__ == "registers_parameter" and not found and (transform == "objnet.jit" or issubclass(around, (InJit, InJitOfGrad))):
-        found.add(errors.CompiledCallError)
-    return found or {WORKS}
+    if kind == "staged" and around is Cell:
+        found.add(errors.ReadInTransformError)
+    if found:
+        return found
+    if ruled and not name.startswith("assigns_data"):  # then the weight that is read is not the one that is differentiated
+        return {errors.LeakedTracerError}
+    if name == "registers_parameter" and (transform is TRANSFORMS["objnet.jit"] or issubclass(around, (InJit, InJitOfGrad))):
+        return {errors.CompiledCallError}
+    if transform is TRANSFORMS["while_loop"] and around.differentiates:
+        return {ValueError}  # jax has no reverse mode for it
+    return {WORKS}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -288,8 +286,8 @@ def cells() -> list[tuple[str, str, str]]:
 
 @pytest.mark.parametrize(("effect", "transform", "around"), cells())
 def test_grid(effect: str, transform: str, around: str) -> None:
-    make, expected = SURROUNDINGS[around], outcomes(EFFECTS[effect], transform, SURROUNDINGS[around])
-    cell = (EFFECTS[effect], TRANSFORMS[transform])
+    cell, make = (EFFECTS[effect], TRANSFORMS[transform]), SURROUNDINGS[around]
+    expected = outcomes(*cell, make)
     refused = tuple(expected - {WORKS})
     if WORKS in expected:
         try:

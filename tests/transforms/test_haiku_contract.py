@@ -26,7 +26,7 @@ def same(a, b, **kwargs):
         np.testing.assert_allclose(np.asarray(x), np.asarray(y), **({"rtol": 1e-5, "atol": 1e-6} | kwargs))
 
 
-# -- the two libraries, in the words of the contract ---------------------------------------------------------------------------
+# -- the two libraries, in the words of the contract -------------------------------------------------------------------
 
 
 def haiku():
@@ -141,7 +141,7 @@ def agree(run):
         same(run(LIBRARIES["objnet"], wrap), theirs)
 
 
-# -- names and values ------------------------------------------------------------------------------------------------------------
+# -- names and values --------------------------------------------------------------------------------------------------
 
 
 def test_two_layers(it):
@@ -257,7 +257,7 @@ def test_nested_transforms_register_nothing_outside(it):
     net.apply(params, None, X)
 
 
-# -- random numbers ----------------------------------------------------------------------------------------------------------------
+# -- random numbers ----------------------------------------------------------------------------------------------------
 
 
 def test_next_rng_key_gives_one_sequence():
@@ -293,7 +293,7 @@ def test_prng_sequences(it):
         def check(ours=ours, theirs=theirs):
             assert jnp.array_equal(jax.random.key_data(ours.internal_state[0]), jax.random.key_data(theirs.internal_state[0]))
 
-        for step in (next, next, lambda s: s.take(3), next, lambda s: s.reserve(4), next, lambda s: s.take(6), lambda s: s.take(0), next):
+        for step in (next, next, lambda s: s.take(3), lambda s: s.reserve(4), next, lambda s: s.take(6), lambda s: s.take(0)):
             a, b = step(ours), step(theirs)
             same(jax.tree.map(jax.random.key_data, a), jax.tree.map(jax.random.key_data, b))
             check()
@@ -333,7 +333,7 @@ def test_a_bad_rng(it):
             stateful.apply({}, state, "nonsense")
 
 
-# -- errors ------------------------------------------------------------------------------------------------------------------------
+# -- errors ------------------------------------------------------------------------------------------------------------
 
 
 def test_params_and_state_that_are_no_mappings(it):
@@ -384,7 +384,7 @@ def test_an_exception_leaves_everything_usable(it):
     assert set(net.init(KEY, X)) == {"dense"}
 
 
-# -- signatures ----------------------------------------------------------------------------------------------------------------------
+# -- signatures --------------------------------------------------------------------------------------------------------
 
 
 def test_result_types(it):
@@ -440,7 +440,7 @@ def test_positional_only_arguments():
     same(net.apply({}, None, X, y=X), 2 * X)
 
 
-# -- under jax's transforms ------------------------------------------------------------------------------------------------------------
+# -- under jax's transforms --------------------------------------------------------------------------------------------
 
 
 def test_jaxs_transforms_agree():
@@ -452,20 +452,25 @@ def test_jaxs_transforms_agree():
             return it.Dropout(0.5)(second(y))
 
         net = it.lib.transform(f)
-        params = net.init(KEY, X)
         keys = jax.random.split(KEY, 2)
-        grads = jax.jit(jax.grad(lambda p, k: net.apply(p, k, X).sum()))(params, KEY)
-        rows = jax.jit(jax.vmap(net.apply, (None, 0, None)))(params, keys, X)
-        models = jax.jit(jax.vmap(net.init, (0, None)))(keys, X)
-        outs = jax.jit(jax.vmap(net.apply))(models, keys, jnp.stack([X, X + 1]))
-        steps = jax.jit(lambda p: jax.lax.scan(lambda c, k: (jax.checkpoint(net.apply)(p, k, c)[:, :3], None), X, keys)[0])(params)
-        shapes = jax.tree.map(lambda s: np.zeros(s.shape), jax.eval_shape(net.init, KEY, X))
-        return params, grads, rows, models, outs, steps, shapes
+
+        @jax.jit
+        def everything(keys):
+            params = net.init(keys[0], X)
+            grads = jax.grad(lambda p: net.apply(p, keys[1], X).sum())(params)
+            rows = jax.vmap(net.apply, (None, 0, None))(params, keys, X)
+            models = jax.vmap(net.init, (0, None))(keys, X)
+            outs = jax.vmap(net.apply)(models, keys, jnp.stack([X, X + 1]))
+            step = jax.checkpoint(net.apply)
+            steps = jax.lax.scan(lambda c, k: (step(params, k, c)[:, :3], None), X, keys)[0]
+            return params, grads, rows, models, outs, steps
+
+        return everything(keys), jax.tree.map(lambda s: np.zeros(s.shape), jax.eval_shape(net.init, KEY, X))
 
     same(*(run(it) for it in LIBRARIES.values()))
 
 
-# -- the programs of Haiku's front page --------------------------------------------------------------------------------------------------
+# -- the programs of Haiku's front page --------------------------------------------------------------------------------
 
 
 def batches(count, size=8):

@@ -1,10 +1,11 @@
-"""The pure form: names, values, signatures, errors, and init/apply under jax's own transforms."""
+"""The pure form: its public functions, and init and apply under jax's own transforms and objnet's."""
 
-import copy
 import functools
+import gc
 import inspect
 import pickle
 import threading
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -15,57 +16,7 @@ import objnet
 from objnet import nn
 from objnet.core import errors, frame, scope
 from objnet.core.rng import key_stream
-from objnet.transforms.binding import PureFrame, _snake
-
-X = jnp.arange(6.0).reshape(2, 3) / 3.0
-KEY = jax.random.key(0)
-
-
-class Dense(nn.Module):
-    def __init__(self, n_in=3, n_out=3):
-        super().__init__()
-        self.weight = nn.Parameter(objnet.randn(n_out, n_in))
-        self.bias = nn.Parameter(jnp.zeros(n_out))
-
-    def forward(self, x):
-        return jnp.matmul(x, self.weight.T) + self.bias[None]
-
-
-class Counter(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.register_buffer("count", jnp.zeros((), jnp.int32))
-
-    def forward(self):
-        for _ in range(10):
-            self.count = self.count + 1
-        return self.count
-
-
-class Memory(nn.Module):
-    """State that is None at the start; no parameter is read before it is looked at."""
-
-    def __init__(self):
-        super().__init__()
-        self.hidden = None
-
-    def forward(self, x):
-        self.hidden = x if self.hidden is None else self.hidden + x
-        return self.hidden
-
-
-def shapes(tree):
-    return jax.tree.map(jnp.shape, tree)
-
-
-def names(entries):
-    return {(path, name) for path, leaves in entries.items() for name in leaves}
-
-
-def same(a, b, **kwargs):
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        np.testing.assert_allclose(np.asarray(x), np.asarray(y), **({"rtol": 1e-5, "atol": 1e-6} | kwargs))
+from tests.transforms.pure_models import KEY, Counter, Dense, Memory, X, same, shapes
 
 
 @pytest.fixture(autouse=True)
@@ -75,722 +26,7 @@ def nothing_left_open():
     assert scope._scope.get() is None
 
 
-# -- names ---------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("Linear", "linear"), ("BatchNorm", "batch_norm"), ("Conv2d", "conv2d"), ("LSTM", "lstm"), ("MLPMixer", "mlp_mixer"),
-        ("MultiHeadLSTM", "multi_head_lstm"), ("GPT2Model", "gpt2_model"), ("My_Net", "my_net"), ("A", "a"), ("_Block", "_block"),
-    ],
-)  # fmt: skip
-def test_snake_case(name, expected):
-    assert _snake(name) == expected
-
-
-def test_modules_of_a_function_are_numbered_in_the_order_they_were_made():
-    def f(x):
-        a, b, c = Dense(3, 4), Dense(3, 3), Dense(3, 5)
-        return a(b(x)), c(x)
-
-    params = objnet.transform(f).init(KEY, X)
-    assert shapes(params) == {
-        "dense": {"weight": (4, 3), "bias": (4,)},
-        "dense_1": {"weight": (3, 3), "bias": (3,)},
-        "dense_2": {"weight": (5, 3), "bias": (5,)},
-    }
-
-
-def test_nested_paths_are_torchs_keys():
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layers = nn.Sequential(Dense(), nn.Sequential(Dense(), Dense()))
-            self.scale = nn.Parameter(jnp.ones(3))
-
-        def forward(self, x):
-            return self.layers(x) * self.scale
-
-    live = Net()
-    keys = {tuple(k.rpartition(".")[::2]) for k in live.state_dict()}
-    for function, prefix in ((lambda x: Net()(x), "net"), (lambda x: live(x), "net")):
-        params = objnet.transform(function).init(KEY, X)
-        assert names(params) == {(f"{prefix}.{p}" if p else prefix, n) for p, n in keys}
-    for function, rng in ((Net, KEY), (live, None)):
-        params = objnet.transform(function).init(rng, X)
-        assert names(params) == {(p or "~", n) for p, n in keys}
-
-
-def test_children_of_containers_made_in_the_function():
-    def f(x):
-        first, second = Dense(), Dense()
-        return nn.Sequential(first, second, Dense())(x) + Dense()(x)
-
-    params = objnet.transform(f).init(KEY, X)
-    assert set(params) == {"sequential.0", "sequential.1", "sequential.2", "dense"}
-
-
-def test_a_layer_replaced_by_the_function_keeps_its_path():
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.body, self.head = Dense(), Dense()
-
-        def forward(self, x):
-            return self.head(self.body(x))
-
-    def f(x):
-        net = Net()
-        net.head = Dense(3, 5)
-        net.register_buffer("mean", jnp.zeros(3))
-        nn.init.ones_(net.body.weight)
-        return net(x - net.mean)
-
-    net = objnet.transform_with_state(f)
-    params, state = net.init(KEY, X)
-    assert shapes(params) == {"net.body": {"weight": (3, 3), "bias": (3,)}, "net.head": {"weight": (5, 3), "bias": (5,)}}
-    assert shapes(state) == {"net": {"mean": (3,)}}
-    same(params["net.body"]["weight"], jnp.ones((3, 3)))
-    params = jax.tree.map(lambda p: p + 1, params)
-    out, after = net.apply(params, {"net": {"mean": jnp.ones(3)}}, None, X)
-    body = jnp.matmul(X - 1, params["net.body"]["weight"].T) + 1
-    same(out, jnp.matmul(body, params["net.head"]["weight"].T) + 1)
-    same(after, {"net": {"mean": jnp.ones(3)}})
-
-
-def test_a_module_passed_into_another():
-    class Wrapper(nn.Module):
-        def __init__(self, inner):
-            super().__init__()
-            self.inner = inner
-
-        def forward(self, x):
-            return self.inner(x)
-
-    def f(x):
-        shared = Dense()
-        return Wrapper(shared)(x) + Wrapper(shared)(x) + shared(x)
-
-    net = objnet.transform(f)
-    params = net.init(KEY, X)
-    assert set(params) == {"wrapper.inner"}
-    same(net.apply(params, None, X), 3 * jnp.matmul(X, params["wrapper.inner"]["weight"].T))
-
-    def called_first(x):
-        shared = Dense()
-        y = shared(x)
-        return Wrapper(shared)(y)
-
-    net = objnet.transform(called_first)
-    params = net.init(KEY, X)
-    assert set(params) == {"dense"}  # the name it had when its weights were first needed
-    net.apply(params, None, X)
-
-
-def test_names_do_not_depend_on_the_method_that_builds_or_calls():
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.make()
-            self.first = Dense()
-
-        def make(self):
-            self.second = Dense()
-
-        def encode(self, x):
-            return self.second(x)
-
-        def forward(self, x):
-            return self.first(self.encode(x))
-
-    by_call = objnet.transform(lambda x: Net()(x)).init(KEY, X)
-    by_method = objnet.transform(lambda x: Net().encode(x)).init(KEY, X)
-    by_child = objnet.transform(lambda x: Net().first(x)).init(KEY, X)
-    assert names(by_call) == names(by_method) == names(by_child)
-    same(by_call, by_method)
-
-
-def test_modules_made_inside_a_forward_or_after_one():
-    class Lazy(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.head = None
-
-        def forward(self, x):
-            if self.head is None:
-                self.head = Dense(x.shape[-1], 4)
-            return self.head(x) + Dense(3, 4)(x)
-
-    def f(x):
-        y = Lazy()(x)
-        return Dense(4, 2)(y) + Dense(4, 2)(y)
-
-    net = objnet.transform(f)
-    params = net.init(KEY, X)
-    assert shapes(params) == {
-        "lazy.head": {"weight": (4, 3), "bias": (4,)},
-        "dense": {"weight": (4, 3), "bias": (4,)},
-        "dense_1": {"weight": (2, 4), "bias": (2,)},
-        "dense_2": {"weight": (2, 4), "bias": (2,)},
-    }
-    y = jnp.matmul(X, (params["lazy.head"]["weight"] + params["dense"]["weight"]).T)
-    same(net.apply(params, None, X), jnp.matmul(y, (params["dense_1"]["weight"] + params["dense_2"]["weight"]).T))
-    same(jax.jit(net.apply)(params, None, X), net.apply(params, None, X))
-
-
-def test_a_parameter_made_inside_a_forward_is_a_parameter():
-    class Lazy(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.register_parameter("scale", None)
-
-        def forward(self, x):
-            if self.scale is None:
-                self.scale = nn.Parameter(jnp.full(x.shape[-1:], 2.0))
-            return x * self.scale[None]
-
-    net = objnet.transform(lambda x: Lazy()(x))
-    params = net.init(None, X)
-    same(params, {"lazy": {"scale": jnp.full(3, 2.0)}})
-    same(net.apply({"lazy": {"scale": jnp.full(3, 5.0)}}, None, X), X * 5)
-    grads = jax.grad(lambda p: net.apply(p, None, X).sum())(params)
-    same(grads, {"lazy": {"scale": X.sum(0)}})
-
-
-def test_parameters_and_buffers_that_stand_in_no_module():
-    def f():
-        w1, w2 = nn.Parameter(jnp.zeros(())), nn.Parameter(jnp.ones(()))
-        count = nn.Buffer(jnp.zeros((), jnp.int32))
-        for _ in range(10):
-            count.data = count + 1
-        return w1 + 2 * w2, count
-
-    net = objnet.transform_with_state(f)
-    params, state = net.init(None)
-    same(params, {"~": {"parameter": 0.0, "parameter_1": 1.0}})
-    same(state, {"~": {"buffer": 0}})
-    (out, count), state = net.apply({"~": {"parameter": jnp.float32(3), "parameter_1": jnp.float32(4)}}, state, None)
-    assert (float(out), int(count)) == (11.0, 10)
-    assert isinstance(count, jax.Array)
-    same(state, {"~": {"buffer": 10}})
-    assert int(net.apply(params, state, None)[1]["~"]["buffer"]) == 20
-
-
-def test_a_live_parameter_of_the_function_itself():
-    w = nn.Parameter(jnp.full((3,), 2.0))
-    net = objnet.transform(lambda x: x * w)
-    params = net.init(None, X)
-    same(params, {"~": {"parameter": jnp.full((3,), 2.0)}})
-    same(net.apply(jax.tree.map(lambda p: p + 1, params), None, X), X * 3)
-    same(w.data._read(), jnp.full((3,), 2.0))
-
-
-def test_forward_built_modules_keep_clear_of_the_roots_own_names():
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.dense = Dense(3, 4)
-
-        def forward(self, x):
-            return self.dense(Dense(3, 3)(x))
-
-    params = objnet.transform(Net).init(KEY, X)
-    assert shapes(params) == {"dense": {"weight": (4, 3), "bias": (4,)}, "dense_1": {"weight": (3, 3), "bias": (3,)}}
-
-    class Late(nn.Module):
-        def forward(self, x):
-            x = Dense(3, 3)(x)
-            self.dense = Dense(3, 4)
-            return self.dense(x)
-
-    with pytest.raises(errors.StructureMismatchError, match="two modules are called 'dense'"):
-        objnet.transform(Late).init(KEY, X)
-
-
-def test_tied_weights_are_one_leaf():
-    class Tied(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.encoder, self.decoder = Dense(), Dense()
-            self.decoder.weight = self.encoder.weight
-            self.norm = nn.BatchNorm1d(3)
-            self.register_buffer("seen", jnp.zeros(()))
-            self.again = self.encoder
-
-        def forward(self, x):
-            return self.again(self.decoder(self.norm(x)))
-
-    net = objnet.transform_with_state(Tied)
-    params, state = net.init(KEY, X)
-    assert names(params) == {("encoder", "weight"), ("encoder", "bias"), ("decoder", "bias"), ("norm", "weight"), ("norm", "bias")}
-    assert names(state) == {("~", "seen"), ("norm", "running_mean"), ("norm", "running_var"), ("norm", "num_batches_tracked")}
-    grads = jax.grad(lambda p: net.apply(p, state, None, X)[0].sum())(params)
-    normed = nn.BatchNorm1d(3)(X)
-
-    def by_hand(w):
-        return jnp.matmul(jnp.matmul(normed, w.T), w.T).sum()
-
-    same(grads["encoder"]["weight"], jax.grad(by_hand)(params["encoder"]["weight"]))
-
-
-def test_modules_that_hold_each_other():
-    class Node(nn.Module):
-        def __init__(self, value):
-            super().__init__()
-            self.weight = nn.Parameter(jnp.full((), value))
-
-        def forward(self, x):
-            return x * self.weight * self.other.weight
-
-    def f(x):
-        a, b = Node(2.0), Node(3.0)
-        a.other, b.other = b, a
-        return a(x)
-
-    net = objnet.transform(f)
-    params = net.init(None, X)
-    same(params, {"node": {"weight": 2.0}, "node.other": {"weight": 3.0}})
-    same(net.apply(jax.tree.map(lambda p: p * 2, params), None, X), X * 24)
-
-
-def test_a_forward_run_by_a_constructor_binds_nothing():
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv = Dense(3, 4)
-            self.child = Child()
-            width = self.conv(jnp.zeros((1, 3))).shape[-1]  # torch's way to find a size
-            self.head = Dense(width, 2)
-
-        def forward(self, x):
-            return self.head(self.child(self.conv(x)))
-
-    class Child(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.dropout = nn.Dropout(0.5)
-            self.norm = Dense(4, 4)
-            self.norm(self.dropout(jnp.zeros((1, 4))))
-
-        def forward(self, x):
-            return self.norm(x)
-
-    net = objnet.transform(lambda x: Net()(x))
-    params = net.init(KEY, X)
-    assert set(params) == {"net.conv", "net.child.norm", "net.head"}
-    ones = jax.tree.map(jnp.ones_like, params)
-    y = jnp.matmul(X, jnp.ones((3, 4))) + 1
-    y = jnp.matmul(jnp.matmul(y, jnp.ones((4, 4))) + 1, jnp.ones((4, 2))) + 1
-    same(net.apply(ones, None, X), y)
-
-
-def test_hidden_modules_are_found_and_hidden_parameters_refused():
-    class Hides(nn.Module):
-        def __init__(self, make):
-            super().__init__()
-            object.__setattr__(self, "hidden", make())
-
-        def forward(self, x):
-            return self.hidden(x) if isinstance(self.hidden, nn.Module) else x * self.hidden
-
-    net = objnet.transform(lambda x: Hides(Dense)(x))
-    params = net.init(KEY, X)
-    assert set(params) == {"dense"}
-    same(net.apply(jax.tree.map(jnp.ones_like, params), None, X), jnp.matmul(X, jnp.ones((3, 3))) + 1)
-    with pytest.raises(errors.ReadInTransformError, match="no attribute of a module"):
-        objnet.transform(lambda x: Hides(lambda: nn.Parameter(objnet.randn(3)))(x)).init(KEY, X)
-
-
-def test_deep_copies():
-    class Stack(nn.Module):
-        def __init__(self):
-            super().__init__()
-            block = Memory()
-            block.weight = nn.Parameter(objnet.randn(3))
-            self.blocks = nn.ModuleList(copy.deepcopy(block) for _ in range(2))
-
-        def forward(self, x):
-            for block in self.blocks:
-                x = block(x * block.weight)
-            return x
-
-    net = objnet.transform_with_state(Stack)
-    params, state = net.init(KEY, X)
-    assert names(params) == {("blocks.0", "weight"), ("blocks.1", "weight")} and not state
-    w0, w1 = params["blocks.0"]["weight"], params["blocks.1"]["weight"]
-    _, state = net.apply(params, state, None, X)
-    out, _ = net.apply(params, state, None, X)
-    same(out, X * w0 * w1 + 2 * X * w0 * w1)
-
-
-# -- values ----------------------------------------------------------------------------------------------------------------
-
-
-def test_init_gives_the_initial_state_and_apply_the_current():
-    for function, rng in ((lambda: Counter()(), None), (Counter, None), (Counter(), None)):
-        net = objnet.transform_with_state(function)
-        params, state = net.init(rng)
-        ((path, entries),) = state.items()
-        assert params == {} and path in ("counter", "~")
-        assert int(entries["count"]) == 0
-        for i in range(1, 4):
-            out, state = net.apply(params, state, None)
-            assert int(out) == int(state[path]["count"]) == 10 * i
-
-
-def test_state_set_by_the_function_itself_is_written():
-    def f(x):
-        counter = Counter()
-        counter.count = x
-        return counter()
-
-    net = objnet.transform_with_state(f)
-    _, state = net.init(None, jnp.int32(5))
-    same(state, {"counter": {"count": 0}})
-    for x in (1, 7):
-        out, state = net.apply({}, state, None, jnp.int32(x))
-        assert int(out) == int(state["counter"]["count"]) == x + 10
-
-    def g(x):
-        memory = Memory()
-        memory.hidden = 2 * x
-        return memory(x)
-
-    net = objnet.transform_with_state(g)
-    state = net.init(None, X)[1]
-    assert state == {}
-    for x in (X, X + 1, X + 2):
-        out, state = net.apply({}, state, None, x)
-        same((out, state), (3 * x, {"memory": {"hidden": 3 * x}}))
-
-
-def test_loading_a_state_dict_in_the_function_is_initialisation():
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.weight = nn.Parameter(objnet.randn(3))
-            self.register_buffer("count", jnp.zeros(()))
-
-        def forward(self, x):
-            self.count = self.count + 1
-            return x * self.weight
-
-    def f(x):
-        net = Net()
-        net.load_state_dict({"weight": np.full(3, 4.0, np.float32), "count": np.float32(10)})
-        return net(x)
-
-    net = objnet.transform_with_state(f)
-    params, state = net.init(KEY, X)
-    same((params, state), ({"net": {"weight": jnp.full(3, 4.0)}}, {"net": {"count": 10.0}}))
-    _, state = net.apply(params, state, None, X)
-    out, state = net.apply({"net": {"weight": jnp.ones(3)}}, state, None, X)
-    same((out, state), (X, {"net": {"count": 12.0}}))
-
-
-def test_initialisation_in_the_function_needs_no_rng_in_apply():
-    def f(x):
-        dense = Dense()
-        nn.init.xavier_uniform_(dense.weight)
-        dense.bias.data.normal_()
-        dense.bias.data[0:1].fill_(7.0)
-        return nn.Sequential(dense)(x)
-
-    net = objnet.without_apply_rng(objnet.transform(f))
-    params = net.init(KEY, X)
-    assert set(params) == {"dense"}  # the name it had when its shape was first needed
-    assert float(params["dense"]["bias"][0]) == 7.0 and float(params["dense"]["bias"][1]) != 0.0
-    ones = jax.tree.map(jnp.ones_like, params)
-    same(net.apply(ones, X), jnp.matmul(X, jnp.ones((3, 3))) + 1)
-
-
-def test_parameters_are_inputs_only():
-    class Trains(Dense):
-        def forward(self, x):
-            self._parameters["weight"].data = self.weight + 1.0
-            return super().forward(x)
-
-    def after_use(x):
-        dense = Dense()
-        y = dense(x)
-        dense.weight.data.mul_(2.0)
-        return dense(y)
-
-    def before_use(x):
-        dense = Dense()
-        dense.weight.data.mul_(0.0)
-        dense.weight.data.add_(1.0)
-        return dense(x)
-
-    live = Dense()
-
-    def live_write(x):
-        live.weight.data.mul_(2.0)
-        return live(x)
-
-    for function in (lambda x: Trains()(x), after_use, live_write):
-        net = objnet.transform(function)
-        with pytest.raises(errors.WriteInTransformError, match=r"weight' was written.*params are inputs only"):
-            net.init(KEY, X)
-    net = objnet.transform(before_use)
-    params = net.init(KEY, X)
-    same(params["dense"]["weight"], jnp.ones((3, 3)))
-    same(net.apply(jax.tree.map(lambda p: p * 3, params), None, X), jnp.matmul(X, jnp.full((3, 3), 3.0)))
-
-
-@pytest.mark.parametrize("live", [False, True])
-@pytest.mark.parametrize("jit", [False, True])
-def test_state_that_is_none_at_the_start(live, jit):
-    model = Memory()
-    net = objnet.transform_with_state(model if live else Memory)
-    apply = jax.jit(net.apply) if jit else net.apply
-    params, state = net.init(None) if live else net.init(None, X)
-    assert (params, state) == ({}, {})
-    for i in range(1, 4):
-        out, state = apply(params, state, None, X)
-        same((out, state), (i * X, {"~": {"hidden": i * X}}))
-    same(apply(params, {}, None, X)[0], X)
-    same(apply(params, {"~": {"hidden": None}}, None, X)[0], X)
-    assert model.hidden is None
-
-
-@pytest.mark.parametrize("kind", ["none buffer", "missing", "getattr", "function", "late buffer", "pair"])
-def test_every_way_to_be_none_at_the_start(kind):
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            if kind in ("function", "pair"):
-                self.h = None
-            elif kind in ("none buffer", "late buffer"):
-                self.register_buffer("h", None)
-
-        def forward(self, x):
-            if kind == "missing":
-                before = self.h if hasattr(self, "h") else 0 * x
-            elif kind == "getattr":
-                before = getattr(self, "h", None)
-                before = 0 * x if before is None else before
-            elif kind == "pair":
-                before = 0 * x if self.h is None else self.h[0]["a"]
-            else:
-                before = 0 * x if self.h is None else self.h
-            if kind == "late buffer" and self.h is None:
-                self.register_buffer("h", before + x)
-            else:
-                self.h = ({"a": before + x}, x) if kind == "pair" else before + x
-            return before
-
-    def f(x):
-        net = Net()
-        if kind == "function":  # read before anything else is
-            before = net.h
-            net.h = x if before is None else before + x
-            return 0 * x if before is None else before
-        return net(x)
-
-    net = objnet.transform_with_state(f)
-    params, state = net.init(None, X)
-    assert (params, state) == ({}, {})
-    for i in range(4):
-        out, state = net.apply(params, state, None, X)
-        same(out, i * X)
-        same(state, {"net": {"h": ({"a": (i + 1) * X}, X) if kind == "pair" else (i + 1) * X}})
-
-
-def test_class_attributes_do_not_hide_arrays():
-    class Hides(nn.Module):
-        hidden = None
-
-        def forward(self, x):
-            self.hidden = x
-            return x
-
-    for call in (lambda: Hides()(X), lambda: objnet.transform_with_state(Hides).init(None, X)):
-        with pytest.raises(AttributeError, match=r"class attribute Hides\.hidden would hide an array"):
-            call()
-
-    class HasProperty(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.doubled = jnp.ones(3)
-
-        @property
-        def doubled(self):
-            return self.part * 2
-
-        @doubled.setter
-        def doubled(self, value):
-            self.part = value / 2
-
-        def forward(self, x):
-            self.doubled = self.doubled + x
-            return self.doubled
-
-    net = objnet.transform_with_state(HasProperty)
-    _, state = net.init(None, jnp.ones(3))
-    same(state, {"~": {"part": jnp.full(3, 0.5)}})
-    same(net.apply({}, state, None, jnp.ones(3)), (jnp.full(3, 2.0), {"~": {"part": jnp.ones(3)}}))
-
-
-def test_state_that_starts_as_a_python_value_is_refused_when_it_comes_back():
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.count = 0
-
-        def forward(self, x):
-            self.count = self.count + x.sum()
-            return self.count
-
-    net = objnet.transform_with_state(Net)
-    params, state = net.init(None, X)
-    _, state = net.apply(params, state, None, X)
-    with pytest.raises(errors.StructureMismatchError, match=r"state ~\.count is given, but .* Python value"):
-        net.apply(params, state, None, X)
-
-
-def test_state_containers_belong_to_the_call():
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.cache = {"k": jnp.zeros(2), "l": [jnp.zeros(2)]}
-
-        def forward(self):
-            self.cache["k"] = self.cache["k"] + 1
-            self.cache["l"][0] = self.cache["l"][0] + 2
-            return self.cache["k"]
-
-    live = Net()
-    for function in (Net, live):
-        net = objnet.transform_with_state(function)
-        _, start = net.init(None)
-        zeros = {"~": {"cache": {"k": jnp.zeros(2), "l": [jnp.zeros(2)]}}}
-        same(start, zeros)
-        _, state = net.apply({}, start, None)
-        same(start, zeros)
-        same(state, {"~": {"cache": {"k": jnp.ones(2), "l": [jnp.full(2, 2.0)]}}})
-    same(live.cache, zeros["~"]["cache"])
-
-
-def test_inputs_are_never_changed_and_results_are_fresh():
-    net = objnet.transform_with_state(lambda x: nn.Sequential(Dense(), nn.BatchNorm1d(3))(x))
-    params, state = net.init(KEY, X)
-    again, _ = net.init(KEY, X)
-    assert params is not again and params["sequential.0"] is not again["sequential.0"]
-    kept = jax.tree.map(lambda a: a, (params, state))
-    _, after = net.apply(params, state, None, X)
-    assert after is not state and after["sequential.1"] is not state["sequential.1"]
-    assert jax.tree.all(jax.tree.map(lambda a, b: a is b, (params, state), kept))
-    params["sequential.0"]["mine"] = after["mine"] = {}
-    assert type(params) is type(params["sequential.0"]) is type(after) is type(after["sequential.1"]) is dict
-
-
-def test_numpy_and_parameters_as_params():
-    net = objnet.transform(lambda x: Dense()(x))
-    params = net.init(KEY, X)
-    expected = net.apply(params, None, X)
-    same(net.apply(jax.tree.map(np.asarray, params), None, np.asarray(X)), expected)
-    same(net.apply({"dense": {k: nn.Parameter(v) for k, v in params["dense"].items()}}, None, X), expected)
-    same(net.apply({"dense": {k: nn.Parameter(v).data for k, v in params["dense"].items()}}, None, X), expected)
-    seen = []
-    objnet.transform(lambda: seen.append(nn.Sequential(Dense())[0].weight._read())).apply(
-        {"sequential.0": {k: np.asarray(v) for k, v in params["dense"].items()}}, None
-    )
-    assert isinstance(seen[0], jax.Array)
-
-
-def test_entries_that_do_not_fit_are_listed_at_once():
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a, self.b, self.c = Dense(), Dense(), Dense()
-            self.register_buffer("mean", jnp.zeros(3))
-            self.cache = (jnp.zeros(2), jnp.zeros(1))
-
-        def forward(self, x):
-            return self.a(self.b(self.c(x))) + Dense()(x) + self.mean[None]
-
-    net = objnet.transform_with_state(Net)
-    params, state = net.init(KEY, X)
-    del params["a"]["weight"]
-    params["b"]["weight"] = jnp.zeros((3, 4))
-    params["b"]["bias"] = params["b"]["bias"].astype(jnp.float16)
-    params["c"]["bias"] = 3.0
-    params["c"]["bais"] = jnp.zeros(3)
-    params["extra"] = {"w": jnp.zeros(1)}
-    del params["dense"]
-    state["~"]["mean"] = np.zeros(3)
-    state["~"]["cache"] = [jnp.zeros(2), jnp.zeros(1)]
-    state["gone"] = {"s": jnp.zeros(1)}
-    for apply in (net.apply, jax.jit(net.apply)):
-        with pytest.raises(errors.StructureMismatchError) as caught:
-            apply(params, state, None, X)
-        problems = [
-            "missing from params: a.weight, float32[3,3]",
-            "params b.weight is float32[3,4], the model has float32[3,3]",
-            "params b.bias is float16[3], the model has float32[3]",
-            "unknown in params: c.bais",
-            "unknown in params: extra.w",
-            "missing from params: dense.weight, float32[3,3]",
-            "missing from params: dense.bias, float32[3]",
-            "state ~.cache is [float32[2], float32[1]], the model has (float32[2], float32[1])",
-            "unknown in state: gone.s",
-        ]
-        for problem in problems:
-            assert problem in str(caught.value)
-        assert "created as part of `init`" in str(caught.value)
-        if apply is net.apply:  # jax.jit turns Python numbers and numpy's float64 into its own
-            assert "params c.bias is a float, the model has float32[3]" in str(caught.value)
-            assert "state ~.mean is float64[3], the model has float32[3]" in str(caught.value)
-
-
-def test_a_missing_parameter_comes_before_every_other_error():
-    class Net(Dense):
-        def forward(self, x):
-            return super().forward(x) + jax.random.normal(objnet.next_rng_key(), x.shape)
-
-    net = objnet.without_apply_rng(objnet.transform(lambda x: Net()(x)))
-    for params in ({}, None, {"net": {}}, {"~": {}}):
-        with pytest.raises(errors.StructureMismatchError, match=r"missing from params: net\.weight"):
-            net.apply(params, X)
-
-    def fails(x):
-        Dense()(x)
-        raise KeyError("mine")
-
-    with pytest.raises(errors.StructureMismatchError, match=r"dense\.weight") as caught:
-        objnet.transform(fails).apply({}, None, X)
-    assert isinstance(caught.value.__cause__, KeyError)
-
-
-def test_unread_modules_take_part_and_dropped_ones_do_not():
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            template = Dense(3, 5)
-            self.dense = copy.deepcopy(template)
-            self.dense = Dense()
-
-        def forward(self, x):
-            return self.dense(x)
-
-    params = objnet.transform(lambda x: Net()(x)).init(KEY, X)
-    assert shapes(params) == {"net.dense": {"weight": (3, 3), "bias": (3,)}}
-
-    def f(x):
-        Dense(3, 7)
-        return Dense()(x)
-
-    net = objnet.transform(f)
-    params = net.init(KEY, X)
-    assert shapes(params)["dense"]["weight"] == (7, 3)
-    del params["dense"]
-    with pytest.raises(errors.StructureMismatchError, match=r"missing from params: dense\.weight"):
-        net.apply(params, None, X)
-
-
-# -- random numbers ----------------------------------------------------------------------------------------------------------
+# -- random numbers ----------------------------------------------------------------------------------------------------
 
 
 def test_the_kinds_of_rng():
@@ -818,7 +54,7 @@ def test_a_bad_rng_names_the_arguments_position(bad):
     with pytest.raises(ValueError, match=r"Apply must be called with an RNG as the second argument.*`apply\(params, rng, "):
         plain.apply({}, bad)
     for state in ({}, {"x": {}}, None):
-        with pytest.raises(ValueError, match=r"Apply must be called with an RNG as the third argument.*`apply\(params, state, rng, "):
+        with pytest.raises(ValueError, match=r"Apply must be called with an RNG as the third arg.*`apply\(params, state, rng, "):
             stateful.apply({}, state, bad)
 
 
@@ -850,7 +86,7 @@ def test_the_streams_outside_are_left_alone():
     same(got, expected)
 
 
-# -- the public functions ----------------------------------------------------------------------------------------------------
+# -- the public functions ----------------------------------------------------------------------------------------------
 
 
 def test_result_types_and_pickling():
@@ -1003,150 +239,7 @@ def test_tuples_of_other_functions():
     same(net.apply(net.init(None, X), X), 2 * X)
 
 
-# -- live modules ------------------------------------------------------------------------------------------------------------
-
-
-def test_a_live_module_is_left_untouched():
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.dense, self.norm, self.memory = Dense(), nn.BatchNorm1d(3), Memory()
-
-        def forward(self, x):
-            self.note = "ran"
-            return self.memory(self.norm(self.dense(x)))
-
-    model = Net()
-    before = [dict(m.__dict__) for m in model.modules()], {k: np.asarray(v) for k, v in model.state_dict().items()}
-    net = objnet.transform_with_state(model)
-    params, state = net.init(None)
-    assert names(state) == {("norm", "running_mean"), ("norm", "running_var"), ("norm", "num_batches_tracked")}
-    assert names(params) == {("dense", "weight"), ("dense", "bias"), ("norm", "weight"), ("norm", "bias")}
-    for apply in (net.apply, jax.jit(net.apply)):
-        _, state1 = apply(params, state, None, X)
-        out, state2 = apply(jax.tree.map(lambda p: p + 1, params), state1, None, X)
-        assert ("memory", "hidden") in names(state2)
-        with pytest.raises(errors.StructureMismatchError):
-            apply({}, state, None, X)
-    after = [dict(m.__dict__) for m in model.modules()], {k: np.asarray(v) for k, v in model.state_dict().items()}
-    assert before[0] == after[0]
-    same(before[1], after[1])
-    assert model.memory.hidden is None and not hasattr(model, "note")
-    same(net.apply(params, state, None, X)[0], copy.deepcopy(model)(X))
-
-
-def test_live_modules_give_current_values_and_no_fresh_ones():
-    model = Dense()
-    net = objnet.transform(model)
-    same(net.init(None), {"~": {"weight": model.weight._read(), "bias": jnp.zeros(3)}})
-    model.weight.data = jnp.ones((3, 3))
-    same(net.init(None, X)["~"]["weight"], jnp.ones((3, 3)))
-    with pytest.raises(ValueError, match=r"live module's init takes rng=None.*transform_with_state\(Dense\)"):
-        net.init(KEY)
-    with pytest.raises(errors.ReadInTransformError):
-        jax.jit(net.init)(None)
-
-
-def test_several_live_modules_of_a_function():
-    encoder, decoder, unused = Dense(3, 4), Dense(4, 3), Dense()
-    model = nn.Sequential(encoder)
-    trainer = type("Trainer", (), {})()
-    trainer.model = model
-
-    def f(x):
-        return decoder(encoder(x))
-
-    class Loss:
-        def loss(self, x):
-            return trainer.model(x)
-
-    params = objnet.transform(f).init(None, X)
-    assert shapes(params) == {
-        "dense": {"weight": (3, 4), "bias": (3,)}, "dense_1": {"weight": (4, 3), "bias": (4,)},
-    }  # fmt: skip
-    net = objnet.transform(f)
-    assert len(net.init(None, X)) == 2 and unused is not None
-    same(net.apply(params, None, X), f(X))
-    assert names(objnet.transform(Loss().loss).init(None, X)) == {("sequential.0", "weight"), ("sequential.0", "bias")}
-    assert names(objnet.transform(model.forward).init(None, X)) == {("sequential.0", "weight"), ("sequential.0", "bias")}
-    frozen = Dense()
-    frozen.requires_grad_(False)
-    assert names(objnet.transform(lambda x: frozen(x)).init(None, X)) == {("dense", "weight"), ("dense", "bias")}
-
-
-def test_live_modules_that_no_path_leads_to():
-    hidden = [Dense()]
-    held = {"get": iter(hidden)}
-    model = next(held["get"])
-    box = type("Box", (), {"__slots__": ("model",)})()
-    box.model = model
-    net = objnet.transform(lambda x: box.model(x))
-    with pytest.raises(errors.ReadInTransformError, match=r"no path leads from the function"):
-        net.init(None, X)
-
-
-def test_python_numbers_of_a_live_module_may_not_change():
-    class Counts(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.calls = 0
-
-        def forward(self, x):
-            self.calls += 1
-            return x
-
-    live = Counts()
-    for function in (live, lambda x: live(x)):
-        with pytest.raises(errors.StaticAttributeError, match=r"number Counts\.calls was changed inside a pure function"):
-            objnet.transform(function).apply({}, None, X)
-    assert live.calls == 0
-    same(objnet.transform(Counts).apply({}, None, X), X)  # built anew at every call
-
-
-def test_a_program_compiled_meanwhile_is_not_used_after_the_attributes_are_back():
-    model = nn.Dropout(0.5)
-    compiled = objnet.jit(lambda x: model(x))
-
-    def f(x):
-        model.eval()
-        return compiled(x)
-
-    same(objnet.transform(f).apply({}, 0, X + 1), X + 1)
-    assert model.training
-    assert not np.allclose(compiled(X + 1), X + 1)
-
-
-def test_modes_of_a_live_module_inside_objnet_jit():
-    model = nn.Dropout(0.5)
-    apply = objnet.jit(objnet.transform(lambda x: model(x)).apply)
-    assert not np.allclose(apply({}, 0, X + 1), X + 1)
-    model.eval()
-    same(apply({}, 0, X + 1), X + 1)
-
-
-@pytest.mark.parametrize("live", [False, True])
-def test_state_that_is_none_at_the_start_inside_objnet_jit(live):
-    model = Memory()
-
-    def built(x):
-        memory = Memory()
-        return objnet.jit(lambda x: memory(x))(x)
-
-    net = objnet.transform_with_state((lambda x: objnet.jit(model)(x)) if live else built)
-    params, state = net.init(None, X)
-    for i in range(1, 4):
-        out, state = net.apply(params, state, None, X)
-        same((out, state), (i * X, {"memory": {"hidden": i * X}}))
-
-
-def test_abstract_values():
-    net = objnet.transform_with_state(lambda x: nn.Sequential(Dense(), nn.BatchNorm1d(3))(x))
-    params, state = jax.eval_shape(net.init, KEY, jax.ShapeDtypeStruct((2, 3), jnp.float32))
-    same(jax.tree.map(lambda s: jnp.zeros(s.shape), params), jax.tree.map(jnp.zeros_like, net.init(KEY, X)[0]))
-    assert shapes(jax.tree.map(lambda s: jnp.zeros(s.shape), state)) == shapes(net.init(KEY, X)[1])
-
-
-# -- under jax's own transforms ------------------------------------------------------------------------------------------------
+# -- under jax's own transforms ----------------------------------------------------------------------------------------
 
 
 class Net(nn.Module):
@@ -1225,17 +318,22 @@ def test_gradients(net, weights, jit):
 
 
 def test_vmap_over_inputs_and_over_models(net, weights):
-    params, state = weights
-    xs = jnp.stack([X, X + 1, X - 2])
-    keys = jax.random.split(KEY, 3)
-    got = jax.vmap(net.apply, in_axes=(None, None, 0, 0))(params, state, keys, xs)
-    same(got, jax.jit(jax.vmap(by_hand, in_axes=(None, None, 0, 0)))(params, state, keys, xs))
+    xs, keys = jnp.stack([X, X + 1, X - 2]), jax.random.split(KEY, 3)
+
+    def run(apply):
+        @jax.jit
+        def both(params, state, stacked, keys, xs):
+            over_inputs = jax.vmap(apply, in_axes=(None, None, 0, 0))(params, state, keys, xs)
+            return over_inputs, jax.vmap(apply)(*stacked, keys, xs)
+
+        return both
+
     stacked = jax.jit(jax.vmap(NET.init, in_axes=(0, None)))(keys, X)
     for i in range(3):
         same(jax.tree.map(lambda a, i=i: a[i], stacked), NET.init(keys[i], X))
-    got = jax.jit(jax.vmap(net.apply))(*stacked, keys, xs)
-    for i in range(3):
-        same(jax.tree.map(lambda a, i=i: a[i], got), by_hand(*jax.tree.map(lambda a, i=i: a[i], stacked), keys[i], xs[i]))
+    got, expected = run(net.apply)(*weights, stacked, keys, xs), run(by_hand)(*weights, stacked, keys, xs)
+    same(got, expected)
+    same(jax.tree.map(lambda a: a[1], got[1]), net.apply(*jax.tree.map(lambda a: a[1], stacked), keys[1], xs[1]))
 
 
 def test_pmap(net, weights):
@@ -1299,7 +397,7 @@ def test_jaxs_transforms_inside_the_function():
         draws.apply({}, KEY, X)
 
 
-# -- under and around objnet's transforms ----------------------------------------------------------------------------------------
+# -- under and around objnet's transforms ------------------------------------------------------------------------------
 
 
 def test_apply_inside_objnet_jit_and_value_and_grad(net, weights):
@@ -1447,14 +545,12 @@ def test_exceptions_leave_everything_usable():
             raise ZeroDivisionError("mine")
 
     bad = Bad()
-    for net in (objnet.transform_with_state(lambda x: Bad()(model(x))), objnet.transform_with_state(bad)):
-        rng = None
-        for call in (lambda n=net: n.init(rng, X), lambda n=net: n.apply(*n.init(rng, X), rng, X), lambda n=net: jax.jit(n.apply)({}, {}, rng, X)):
-            try:
-                call()
-            except (ZeroDivisionError, errors.StructureMismatchError):
-                pass
-            assert frame.current() is None and scope._scope.get() is None
+    given = {"dense": {"weight": jnp.ones((3, 3)), "bias": jnp.ones(3)}}
+    net = objnet.transform_with_state(lambda x: bad(model(x)))
+    for call in (lambda: net.init(None, X), *(lambda f=f: f(given, {}, None, X) for f in (net.apply, jax.jit(net.apply)))):
+        with pytest.raises(ZeroDivisionError):
+            call()
+        assert frame.current() is None and scope._scope.get() is None
     assert bad.inner.hidden is None
     same(objnet.jit(model)(X), model(X))
     with pytest.raises(ZeroDivisionError) as caught:
@@ -1543,14 +639,18 @@ def test_no_grad_inside_the_pure_form():
     same(jax.jit(net.apply)(params, None, X), hand(params))
     net = objnet.transform(context)
     same(net.apply(params, None, X), model(X).sum())
-    for transformed in (jax.grad(lambda p: net.apply(p, None, X)), lambda p: objnet.jit(jax.grad(lambda p: net.apply(p, None, X)))(p)):
+
+    def run(p):
+        return net.apply(p, None, X)
+
+    # Under a plain jax transform it may well be a gradient that is being taken.
+    for transformed in (jax.grad(run), objnet.jit(jax.grad(run)), objnet.grad(run), jax.jit(run)):
         with pytest.raises(errors.NoGradError):
             transformed(params)
+    same(objnet.jit(run)(params), model(X).sum())
 
 
 def test_frames_are_freed():
-    import gc
-    import weakref
 
     seen = []
 
@@ -1563,7 +663,7 @@ def test_frames_are_freed():
     net = objnet.transform(Watching)
     params = net.init(KEY, X)
     net.apply(params, None, X)
-    assert len(seen) == 4 and isinstance(PureFrame, type)
+    assert len(seen) == 4
     gc.collect()
     assert all(ref() is None for ref in seen)
 
