@@ -427,7 +427,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--clip", type=positive, default=0.25, help="largest norm of a gradient")
     parser.add_argument("--batch-size", type=count, default=20, help="stretches of text trained on side by side")
     parser.add_argument("--eval-batch-size", type=count, default=10, help="the same for validation")
-    parser.add_argument("--bptt", type=count, default=35, help="words a gradient goes back")
+    parser.add_argument("--bptt", type=count, default=20, help="words a gradient goes back")
     parser.add_argument("--min-count", type=count, default=2, help="rarer words of the training text become <unk>")
     parser.add_argument(
         "--seed", type=number(int, 0, 2**63 - 1), default=1111, help="of initial weights, dropout and sample"

@@ -199,7 +199,7 @@ class Capture:
         """The globals and closures that the methods of a user's class name, once a class."""
         methods = []
         for base in kind.__mro__:
-            if self._library(base.__module__) or id(base) in self._seen and base is not kind:
+            if self._library(base.__module__) or (id(base) in self._seen and base is not kind):
                 continue
             self._seen.setdefault(id(base), len(self._seen))
             self._alive.append(base)

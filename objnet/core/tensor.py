@@ -353,6 +353,10 @@ def _plain(index: Any) -> Any:
     return index._read() if isinstance(index, TensorMethods) else index
 
 
+def _unary(op: Any) -> Any:
+    return lambda self: op(self._read())
+
+
 def _binary(op: Any) -> Any:
     def forward(self: Any, other: Any) -> Any:
         return op(self._read(), other._read() if isinstance(other, TensorMethods) else other)
@@ -381,6 +385,6 @@ for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul"
 for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
     setattr(TensorMethods, f"__{_name}__", _binary(getattr(operator, _name)))
 for _name in ("neg", "pos", "abs"):
-    setattr(TensorMethods, f"__{_name}__", lambda self, _op=getattr(operator, _name): _op(self._read()))
+    setattr(TensorMethods, f"__{_name}__", _unary(getattr(operator, _name)))
 for _name, _method in {"add": "add_", "sub": "sub_", "mul": "mul_", "truediv": "div_", "pow": "pow_"}.items():
     setattr(TensorMethods, f"__i{_name}__", _inplace(_method))

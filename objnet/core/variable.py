@@ -17,7 +17,6 @@ from objnet.core import epoch, errors, frame
 from objnet.core.frame import DROPPED, UNSET
 from objnet.core.tensor import TensorMethods, View
 
-
 # Moves whenever a value becomes known outside its Variable; a compiled call copies such values before it donates them.
 exposures = 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -301,7 +302,7 @@ def _note_path(error: Exception, module: Module) -> None:
 def _path(stack: list[Module]) -> str:
     """Dotted path from the outermost running module to the innermost, as far as one holds the next."""
     parts: list[str] = []
-    for outer, inner in zip(stack, stack[1:], strict=False):
+    for outer, inner in itertools.pairwise(stack):
         for name, module in outer.named_modules():
             if module is inner:
                 if name:

@@ -25,8 +25,8 @@ from objnet.core.capture import Capture, Snapshot, Watch
 from objnet.core.frame import DROPPED, UNSET
 from objnet.core.rng import key_stream
 from objnet.core.variable import Parameter, Variable
-from objnet.transforms.autodiff import gradients_in
 from objnet.transforms.arguments import Static, join, shape_of, split, static_arguments
+from objnet.transforms.autodiff import gradients_in
 from objnet.transforms.program import (
     Binding,
     Found,

@@ -24,7 +24,7 @@ from objnet.core.rng import key_stream, manual_seed
 from objnet.transforms.autodiff import value_and_grad
 from objnet.transforms.jit import jit
 from objnet.transforms.pure import transform_with_state
-from tests.transforms.grid import CALLABLES, EFFECTS, TRANSFORMS, X, Effect, Model, Plain, Reference, Transform, closure
+from tests.transforms.grid import CALLABLES, EFFECTS, TRANSFORMS, Effect, Model, Plain, Reference, Transform, X, closure
 
 WEIGHTS = [np.asarray(w, np.float32) for w in ([1.5, -2.0, 0.5], [0.25, 3.0, -1.0])]
 KEY = np.asarray([0, 7], np.uint32)
@@ -192,7 +192,7 @@ class InApply(Cell):
         return out, state
 
     def refuses(self, allowed: tuple[type[Exception], ...], times: int) -> None:
-        super(InApply, self).reference(WEIGHTS[0])
+        super().reference(WEIGHTS[0])
         before = _held(self.model)
         for weight in WEIGHTS[:times]:
             with pytest.raises(allowed):

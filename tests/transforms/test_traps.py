@@ -480,7 +480,7 @@ def test_donation_leaves_what_others_hold():
     model.weight.data = mine
     held = model.state_dict()
     twin = copy.deepcopy(model)
-    ema = {k: v for k, v in model.state_dict().items()}
+    ema = dict(model.state_dict())
 
     @objnet.jit
     def step():
