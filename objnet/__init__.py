@@ -12,9 +12,8 @@ from jax.numpy import (
     uint8,
 )
 
-from objnet import core, io, nn, optim, transforms
+from objnet import core, errors, io, nn, optim, transforms
 from objnet._version import __version__
-from objnet.core import errors
 from objnet.core.generator import Generator
 from objnet.core.precision import get_float32_matmul_precision, set_float32_matmul_precision
 from objnet.core.random import (

@@ -78,6 +78,8 @@ class Capture:
         self._depth = 0
         self.names: list[tuple[dict[str, Any], str, Any]] = []
         self.cells: list[types.CellType] = []
+        self.stored: list[tuple[dict[str, Any], str, Any]] = []  # globals the code assigns without reading them
+        self.slotted: list[tuple[Any, tuple[str, ...]]] = []
         self.containers: list[Any] = []
         self.instances: list[Any] = []  # the plain objects whose attributes are among the containers
         self.arrays: list[np.ndarray] = []
@@ -175,7 +177,9 @@ class Capture:
         )
 
     def _globals(self, function: types.FunctionType) -> Any:
-        names, attributes = names_in(function.__code__)
+        names, attributes, stored = names_in(function.__code__)
+        space = function.__globals__
+        self.stored += [(space, name, space.get(name, _EMPTY)) for name in stored if name not in names]
         found = []
         for name in names:
             value = function.__globals__.get(name, _EMPTY)
@@ -183,11 +187,11 @@ class Capture:
                 continue
             if isinstance(value, types.ModuleType):
                 if not self._library(value.__name__):
-                    space = vars(value)
+                    members = vars(value)
                     for inner in attributes:
-                        if inner in space and not isinstance(space[inner], types.ModuleType):
-                            self.names.append((space, inner, space[inner]))
-                            found.append((name, inner, self.visit(space[inner])))
+                        if inner in members and not isinstance(members[inner], types.ModuleType):
+                            self.names.append((members, inner, members[inner]))
+                            found.append((name, inner, self.visit(members[inner])))
                 continue
             if isinstance(value, (type, types.FunctionType, types.BuiltinFunctionType)) and self._library(value.__module__):
                 continue
@@ -226,6 +230,13 @@ class Capture:
             self.instances.append(value)
             items = tuple((k, self.visit(v)) for k, v in space.items() if len(space) <= MAX_ITEMS)
             return ("object", Identity(kind), self._class(kind), items)
+        slots = () if self._library(kind.__module__) else _slots(kind)
+        if slots:
+            self.slotted.append((value, slots))
+            return ("slots", Identity(kind), self._class(kind), tuple((k, self.visit(getattr(value, k, _EMPTY))) for k in slots))
+        if isinstance(value, types.MappingProxyType):
+            self.containers.append(value)
+            return ("proxy", tuple((self.visit(k), self.visit(v)) for k, v in value.items()))
         if kind.__eq__ is not object.__eq__:
             try:
                 hash(value)
@@ -262,21 +273,25 @@ def _functions(member: Any) -> list[types.FunctionType]:
 
 
 @functools.lru_cache(maxsize=4096)
-def names_in(code: types.CodeType) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The globals that a code object and the code nested in it load, and the attributes they load."""
+def names_in(code: types.CodeType) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """The globals that a code object and the code nested in it load, the attributes they load, the globals they assign."""
     names: dict[str, None] = {}
+    stored: dict[str, None] = {}
     attributes: dict[str, None] = {}
     for instruction in dis.get_instructions(code):
         if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
             names[instruction.argval] = None
         elif instruction.opname in ("LOAD_ATTR", "LOAD_METHOD"):
             attributes[instruction.argval] = None
+        elif instruction.opname == "STORE_GLOBAL":
+            stored[instruction.argval] = None
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             inner = names_in(constant)
             names.update(dict.fromkeys(inner[0]))
             attributes.update(dict.fromkeys(inner[1]))
-    return tuple(names), tuple(attributes)
+            stored.update(dict.fromkeys(inner[2]))
+    return tuple(names), tuple(attributes), tuple(stored)
 
 
 def _contents(cell: types.CellType) -> Any:
@@ -316,6 +331,9 @@ class Watch:
         self._cell_ids = self._ids(map(_contents, capture.cells))
         self._containers = [(_items(c), self._ids(_items(c)())) for c in capture.containers]
         self._alive.extend(capture.containers)
+        for thing, slots in capture.slotted:
+            get = functools.partial(_values, weakref.ref(thing) if _weak(thing) else functools.partial(_give, thing), slots)
+            self._containers.append((get, self._ids(get())))
         self._arrays = [(self.hold(a), fingerprint(a)) for a in capture.arrays if a.flags.writeable]
         for instance in capture.instances:
             self.hold(instance)
@@ -364,8 +382,30 @@ class Watch:
         return True
 
 
+def _slots(kind: type) -> tuple[str, ...]:
+    """The ``__slots__`` of a class and its bases."""
+    names: list[str] = []
+    for base in kind.__mro__:
+        own = vars(base).get("__slots__", ())
+        names += [own] if isinstance(own, str) else own
+    return tuple(n for n in names if n not in ("__dict__", "__weakref__"))
+
+
+def _values(ref: Callable[[], Any], slots: tuple[str, ...]) -> list[Any]:
+    thing = ref()
+    return [getattr(thing, name, _EMPTY) for name in slots]
+
+
+def _weak(thing: Any) -> bool:
+    return getattr(type(thing), "__weakrefoffset__", 0) > 0
+
+
+def _give(thing: Any) -> Any:
+    return thing
+
+
 def _items(container: Any) -> Callable[[], Iterable[Any]]:
-    if isinstance(container, dict):
+    if isinstance(container, (dict, types.MappingProxyType)):
         keys, values = container.keys(), container.values()
         return lambda: (*keys, *values)
     if isinstance(container, set):
@@ -377,10 +417,11 @@ class Snapshot:
     """Shallow copies of what a :class:`Capture` met, to tell what a trace changed, and to undo it."""
 
     def __init__(self, capture: Capture):
-        self._names = list(capture.names)
+        self._names = [*capture.names, *capture.stored]
         self._cells = [(cell, _contents(cell)) for cell in capture.cells]
+        self._slotted = [(thing, slots, _values(lambda thing=thing: thing, slots)) for thing, slots in capture.slotted]
         objects = {id(o.__dict__): o for o in capture.instances}
-        self._containers = [(c, c.copy(), objects.get(id(c))) for c in capture.containers]
+        self._containers = [(c, c.copy(), objects.get(id(c))) for c in capture.containers if not isinstance(c, types.MappingProxyType)]
 
     def changes(self) -> list[tuple[Any, Any, Any, Any]]:
         """What changed since: (key for ``ignored``, owner to keep alive, values now there, the plain object if it is one)."""
@@ -388,6 +429,11 @@ class Snapshot:
         for space, name, value in self._names:
             if space.get(name, _EMPTY) is not value:
                 found.append(((id(space), name), space, space.get(name), None))
+        for thing, slots, values in self._slotted:
+            now = dict(zip(slots, _values(lambda thing=thing: thing, slots), strict=True))
+            changed = {k: v for (k, v), old in zip(now.items(), values, strict=True) if v is not old}
+            if changed:
+                found.append((id(thing), thing, changed, thing))
         for cell, value in self._cells:
             if _contents(cell) is not value:
                 found.append((id(cell), cell, _contents(cell), None))
@@ -403,7 +449,14 @@ class Snapshot:
         """Put everything back."""
         for space, name, value in self._names:
             if space.get(name, _EMPTY) is not value and isinstance(space, dict):
-                space[name] = value
+                if value is _EMPTY:
+                    del space[name]
+                else:
+                    space[name] = value
+        for thing, slots, values in self._slotted:
+            for name, value in zip(slots, values, strict=True):
+                if value is not _EMPTY and getattr(thing, name, _EMPTY) is not value:
+                    object.__setattr__(thing, name, value)
         for cell, value in self._cells:
             if value is not _EMPTY and _contents(cell) is not value:
                 cell.cell_contents = value

@@ -15,6 +15,10 @@ _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 class ObjnetError(Exception):
     """Base of all objnet errors."""
 
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.__module__ = "objnet.errors"  # where users import it from
+
 
 class TransformError(ObjnetError, RuntimeError):
     """A model was touched under a plain jax transform in a way that would give a wrong result without a word."""

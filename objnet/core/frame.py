@@ -301,7 +301,8 @@ class Frame:
 
 def is_concrete(value: Any) -> bool:
     """Whether no leaf of ``value`` is a tracer."""
-    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))
+    leaves = jax.tree.leaves(value, is_leaf=lambda x: hasattr(type(x), "__objnet_capture__"))
+    return not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
 
 
 def current() -> Frame | None:

@@ -208,6 +208,11 @@ class PRNGSequence(Iterator[jax.Array]):
             self._reserved.extend(keys)
 
     def __next__(self) -> jax.Array:
+        if frame.trace_state() != frame.CLEAN and not isinstance(self._key, jax.core.Tracer) and frame.staged():
+            raise errors.RngInTransformError(
+                f"a PRNGSequence made outside was advanced inside a transform{errors.where()}: every call would repeat its keys. "
+                "Draw with objnet.next_rng_key() there, or pass a key and make the sequence inside."
+            )
         if not self._reserved:
             self.reserve(1)
         return self._reserved.popleft()

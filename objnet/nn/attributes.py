@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from objnet.core import epoch, errors, frame, scope
-from objnet.core.variable import Buffer, Parameter, Variable, path_of
+from objnet.core.variable import Buffer, Parameter, Variable, path_of, settle
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _NUMBERS = (int, float, complex)
@@ -113,7 +113,15 @@ class Attributes:
         else:
             if _holds_module(value):
                 raise self._hidden_modules(name, value)
-            (self._assign_array if is_state(value) else self._assign_plain)(name, value)
+            try:
+                state = is_state(value)
+                value = settle(value) if state else value
+            except (TypeError, ValueError) as error:
+                raise TypeError(
+                    f"self.{name} of {self._where()} holds arrays, which makes it state{errors.where()}, but not all of it can be: keep "
+                    f"what is no array or number in an attribute of its own ({error})"
+                ) from None
+            (self._assign_array if state else self._assign_plain)(name, value)
 
     def __delattr__(self, name: str) -> None:
         if name in self.__dict__:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
+import numpy as np
 
 from objnet.core import errors, frame, scope
 from objnet.core.rng import key_stream
@@ -337,7 +338,7 @@ def _copy(value: Any) -> Any:
 
 
 def _is_array(leaf: Any) -> bool:
-    return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+    return isinstance(leaf, (jax.Array, np.ndarray, np.generic))
 
 
 def _is_state(value: Any) -> bool:

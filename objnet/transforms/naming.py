@@ -32,7 +32,8 @@ class Names:
         self._loose = dict.fromkeys(loose)
         self._doubtful: set[int] = set()
         self._paths: dict[int, str] = {}
-        self._tops: dict[str, Any] = {}  # modules named by their class, or the root
+        self._holders: dict[tuple[str, str], Variable] = {}
+        self._tops: dict[str, Any] = {}  # modules named by their class, and the root
 
     def add(self, module: Any) -> None:
         """A module was built."""
@@ -72,14 +73,15 @@ class Names:
             if id(module) not in self._paths and id(module) not in held and id(module) not in self._doubtful:
                 self._name_top(module)
         seen: set[int] = set()
-        for module in self._modules:
-            if id(module) in self._paths:
-                self._name_below(module, self._paths[id(module)], seen, attach)
+        self._holders.clear()
+        for path, module in self._tops.items():
+            self._name_below(module, path, seen, attach)
         if wanted is not None and wanted not in self.places:
-            holders = [m for m in self._modules if id(m) not in self._paths and any(v is wanted for v in _variables(m))]
+            holders = [m for m in self._modules if any(v is wanted for v in _variables(m))]
             if holders:
                 holder = next((m for m in holders if id(m) not in held), holders[0])
-                self._name_below(holder, self._name_top(holder), seen, attach)
+                path = self._paths[id(holder)] if id(holder) in self._paths else self._name_top(holder)
+                self._name_below(holder, path, seen, attach)
         for variable in self._loose:
             if variable not in self.places:
                 taken = {name for path, name in self.places.values() if path == ROOT}
@@ -97,16 +99,17 @@ class Names:
             return
         seen.add(id(module))
         path = self._paths.setdefault(id(module), path)
-        if self._tops.get(path, module) is not module:
-            raise StructureMismatchError(
-                f"two modules are called {path!r}: one that a forward built, and a later attribute of the transformed "
-                "module. Set the attribute in __init__, or give it another name."
-            )
         attach(module, path or ROOT)
         for registry in _registries(module):
             for name, variable in registry.items():
-                if variable is not None:
-                    self.places.setdefault(variable, (path or ROOT, name))
+                if variable is None:
+                    continue
+                place = self.places.setdefault(variable, (path or ROOT, name))
+                if self._holders.setdefault(place, variable) is not variable:
+                    raise StructureMismatchError(
+                        f"two Variables are called {'.'.join(place)}: one was moved, or made by a forward, before the other "
+                        "took its name. Set attributes in __init__, or give one of them another name."
+                    )
         for name, child in module._modules.items():
             if child is not None:
                 self._name_below(child, f"{path}.{name}" if path else name, seen, attach)

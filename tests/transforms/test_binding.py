@@ -431,12 +431,13 @@ def test_live_modules_give_current_values_and_no_fresh_ones():
 
 
 def test_live_modules_that_no_path_leads_to():
-    hidden = [Dense()]
-    held = {"get": iter(hidden)}
-    model = next(held["get"])
-    box = type("Box", (), {"__slots__": ("model",)})()
-    box.model = model
-    net = objnet.transform(lambda x: box.model(x))
+    def hide():
+        model = Dense()
+        while True:
+            yield model
+
+    hidden = hide()
+    net = objnet.transform(lambda x: next(hidden)(x))
     with pytest.raises(errors.ReadInTransformError, match=r"no path leads from the function"):
         net.init(None, X)
 

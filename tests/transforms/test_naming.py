@@ -249,8 +249,32 @@ def test_forward_built_modules_keep_clear_of_the_roots_own_names():
             self.dense = Dense(3, 4)
             return self.dense(x)
 
-    with pytest.raises(errors.StructureMismatchError, match="two modules are called 'dense'"):
+    with pytest.raises(errors.StructureMismatchError, match=r"two Variables are called dense\.weight"):
         objnet.transform(Late).init(KEY, X)
+
+
+def test_a_moved_layer_does_not_share_its_name():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = Dense()
+
+        def forward(self, x):
+            return self.head(x)
+
+    def f(x, move):
+        net = Net()
+        y = net(x)
+        old = net.head
+        net.head = Dense()
+        if move:
+            net.aside = old
+        return net(y)
+
+    params = objnet.transform(lambda x: f(x, False)).init(KEY, X)
+    assert set(params) == {"net.head"}
+    with pytest.raises(errors.StructureMismatchError, match=r"two Variables are called net\.head\.weight"):
+        objnet.transform(lambda x: f(x, True)).init(KEY, X)
 
 
 def test_tied_weights_are_one_leaf():

@@ -963,3 +963,58 @@ def test_gradients_out_of_a_shared_program_belong_to_the_model_at_hand():
         del model, optimizer, grads
         gc.collect()
         assert ref() is None
+
+
+class Slotted:
+    __slots__ = ("rate",)
+
+    def __init__(self, rate):
+        self.rate = rate
+
+
+def test_slots_and_mapping_proxies_are_watched():
+    slotted, space = Slotted(1.0), {"a": 1.0}
+    view = types.MappingProxyType(space)
+    f = objnet.jit(lambda x: x * slotted.rate * view["a"])
+    np.testing.assert_allclose(f(X), X)
+    slotted.rate = 2.0
+    np.testing.assert_allclose(f(X), X * 2)
+    space["a"] = 5.0
+    np.testing.assert_allclose(f(X), X * 10)
+
+
+def test_a_tracer_in_a_global_that_is_only_assigned_is_refused():
+    @objnet.jit
+    def f(x):
+        global kept_by_mistake
+        kept_by_mistake = x * 2
+        return x
+
+    with pytest.raises(errors.StaticAttributeError):
+        f(X)
+    assert "kept_by_mistake" not in globals()
+
+
+def test_a_key_sequence_from_outside_is_refused_in_a_program():
+    outside = objnet.PRNGSequence(0)
+    with pytest.raises(errors.RngInTransformError):
+        objnet.jit(lambda: jax.random.normal(next(outside)))()
+    inside = objnet.jit(lambda key: jax.random.normal(next(objnet.PRNGSequence(key))))
+    key = jax.random.PRNGKey(3)
+    np.testing.assert_allclose(inside(key), jax.random.normal(next(objnet.PRNGSequence(key))), rtol=1e-6)
+
+
+def test_mixed_state_names_the_attribute():
+    model = nn.Linear(3, 2)
+    for value in ((jnp.ones(1), "a"), {"a": jnp.ones(1), 3: jnp.ones(1)}):
+        with pytest.raises(TypeError, match=r"self\.memory of Linear"):
+            model.memory = value
+    assert not hasattr(model, "memory")
+
+
+def test_errors_import_from_their_public_place():
+    import objnet.errors
+
+    assert objnet.errors.NoGradError is errors.NoGradError
+    assert errors.NoGradError.__module__ == "objnet.errors"
+    assert set(objnet.errors.__all__) == {n for n, v in vars(errors).items() if isinstance(v, type) and issubclass(v, Exception)}

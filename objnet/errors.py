@@ -1,0 +1,43 @@
+"""Every error objnet raises by name; see :mod:`objnet.core.errors`."""
+
+from objnet.core.errors import (
+    BackwardError,
+    CompiledCallError,
+    GradientDroppedError,
+    LeakedTracerError,
+    MissingRngError,
+    ModuleAsArrayError,
+    NoGradError,
+    NonEmptyStateError,
+    ObjnetError,
+    ParameterAssignmentError,
+    ReadInTransformError,
+    RngInTransformError,
+    StaticAttributeError,
+    StructureMismatchError,
+    TransformError,
+    UnregisteredModulesError,
+    UnsetVariableError,
+    WriteInTransformError,
+)
+
+__all__ = [
+    "BackwardError",
+    "CompiledCallError",
+    "GradientDroppedError",
+    "LeakedTracerError",
+    "MissingRngError",
+    "ModuleAsArrayError",
+    "NoGradError",
+    "NonEmptyStateError",
+    "ObjnetError",
+    "ParameterAssignmentError",
+    "ReadInTransformError",
+    "RngInTransformError",
+    "StaticAttributeError",
+    "StructureMismatchError",
+    "TransformError",
+    "UnregisteredModulesError",
+    "UnsetVariableError",
+    "WriteInTransformError",
+]
