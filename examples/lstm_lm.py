@@ -414,7 +414,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--resume", action="store_true", help="go on from the checkpoint in --save; without it a run starts anew"
     )
     parser.add_argument("--quick", action="store_true", help="a small model on the start of the text, for a try")
-    parser.add_argument("--epochs", type=count, default=8, help="passes over the text, those of a resumed run included")
+    parser.add_argument("--epochs", type=count, default=7, help="passes over the text, those of a resumed run included")
     parser.add_argument("--emsize", type=count, default=200, help="size of word embeddings")
     parser.add_argument("--nhid", type=count, default=200, help="hidden units per layer")
     parser.add_argument("--nlayers", type=count, default=2, help="number of layers")

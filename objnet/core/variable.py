@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from objnet.core import epoch, errors, frame
@@ -29,6 +30,8 @@ def settle(value: Any) -> Any:
 
 
 def _settle_leaf(leaf: Any) -> jax.Array:
+    if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, bool, int, float, complex)):
+        raise TypeError(f"{leaf!r} is neither an array nor a number")
     array = jnp.asarray(leaf)
     return lax.convert_element_type(array, array.dtype) if array.weak_type else array
 

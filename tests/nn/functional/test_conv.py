@@ -129,7 +129,7 @@ def problems(draw):
     return x, (outputs * groups, channels, *kernel), draw(st.booleans()), options
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=28, deadline=None, derandomize=True)
 @given(problems())
 @pytest.mark.filterwarnings("ignore:Using padding='same':UserWarning")
 def test_outcome_for_any_arguments(problem):
@@ -138,7 +138,7 @@ def test_outcome_for_any_arguments(problem):
     assert_same_outcome(*both(w, **options), *arrays)
 
 
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=6, deadline=None, derandomize=True)
 @given(problems().filter(lambda problem: problem[3]["padding"] != "same" and 0 not in problem[0]))
 def test_gradients_for_any_arguments(problem):
     x, w, with_bias, options = problem
