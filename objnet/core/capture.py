@@ -231,6 +231,8 @@ class Capture:
             items = tuple((k, self.visit(v)) for k, v in space.items() if len(space) <= MAX_ITEMS)
             return ("object", Identity(kind), self._class(kind), items)
         slots = () if self._library(kind.__module__) else _slots(kind)
+        if slots and id(value) in self._ignored:
+            return ("ignored",)
         if slots:
             self.slotted.append((value, slots))
             return ("slots", Identity(kind), self._class(kind), tuple((k, self.visit(getattr(value, k, _EMPTY))) for k in slots))
@@ -433,7 +435,7 @@ class Snapshot:
             now = dict(zip(slots, _values(lambda thing=thing: thing, slots), strict=True))
             changed = {k: v for (k, v), old in zip(now.items(), values, strict=True) if v is not old}
             if changed:
-                found.append((id(thing), thing, changed, thing))
+                found.append((id(thing), thing, changed, None))
         for cell, value in self._cells:
             if _contents(cell) is not value:
                 found.append((id(cell), cell, _contents(cell), None))

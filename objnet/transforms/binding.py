@@ -211,9 +211,14 @@ class PureFrame(frame.Frame):
         value = source.get(path, {}).get(name)
         overwritten = variable in self._before
         model = self._before.pop(variable) if overwritten else variable._peek()
-        if value is None and model is not None:
-            self._problems.append(f"missing from {what}: {path}.{name}, {_show(model)}")
-        elif model is not None and model is not UNSET and _kind(value) != _kind(model):
+        if value is None:
+            if model is not None:
+                self._problems.append(f"missing from {what}: {path}.{name}, {_show(model)}")
+        elif model is None or model is UNSET:
+            if not _is_state(value):
+                self._problems.append(f"{what} {path}.{name} is {_show(value)}, not an array")
+                value = None
+        elif _kind(value) != _kind(model):
             self._problems.append(f"{what} {path}.{name} is {_show(value)}, the model has {_show(model)}")
             value = None
         if not overwritten:  # the model's value stands in, so that the function ends and every problem is found

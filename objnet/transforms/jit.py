@@ -46,6 +46,8 @@ _GET = attrgetter("_value")
 _ARRAY_TYPES: set[type] = set()  # concrete array types, learnt from arguments: naming them here would start a backend
 _lock = threading.RLock()  # a donating call must be alone between gathering the values and writing the new ones
 _programs: weakref.WeakKeyDictionary[Any, OrderedDict[Any, Program]] = weakref.WeakKeyDictionary()
+# What the code of a function changes while it is traced (a counter of traces), by identity: no part of any program's key.
+_ignored: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
 MAX_PROGRAMS = 256
 MAX_BINDINGS = 32
 
@@ -59,7 +61,7 @@ class Compiled:
         self._keep_grads = keep_grads
         self._donate = donate
         self._by_shape = False
-        self._ignored: dict[Any, Any] = {}
+        self._ignored = _ignored.setdefault(_anchor(function), {})
         self._bindings: OrderedDict[Any, Binding] = OrderedDict()
         self._options = (self._static_argnums, self._static_argnames, keep_grads, donate)
         functools.update_wrapper(self, function, updated=())

@@ -148,6 +148,9 @@ def test_state_that_is_none_at_the_start(live, jit):
         same((out, state), (i * X, {"~": {"hidden": i * X}}))
     same(apply(params, {}, None, X)[0], X)
     same(apply(params, {"~": {"hidden": None}}, None, X)[0], X)
+    for bad in ("x", {"a": "x"}, object()):
+        with pytest.raises(errors.StructureMismatchError, match=r"state ~\.hidden is .*, not an array"):
+            net.apply(params, {"~": {"hidden": bad}}, None, X)
     assert model.hidden is None
 
 
@@ -437,6 +440,7 @@ def test_live_modules_that_no_path_leads_to():
             yield model
 
     hidden = hide()
+    next(hidden)  # the model is made before the transform, not inside
     net = objnet.transform(lambda x: next(hidden)(x))
     with pytest.raises(errors.ReadInTransformError, match=r"no path leads from the function"):
         net.init(None, X)

@@ -16,7 +16,8 @@ one operation against what is used here:
 32x64x32x32 -> 64, 3x3 padded (ResNet)                   84     84   one operation: nothing beat it
 ====================================================  ======  =====
 
-NHWC inside made no difference above the noise; im2col lost to one operation in every ordinary 3x3 shape.
+NHWC inside made no difference above the noise; im2col lost to one operation in every ordinary 3x3 shape. The choices hold, by
+less, with the compiler option ``xla_cpu_experimental_ynn_fusion_type=""``.
 """
 
 from __future__ import annotations
@@ -88,9 +89,9 @@ def _direct(x: Array, w: Array, window: Window, groups: int) -> Array:
 def _dense(x: Array, w: Array, window: Window) -> Array:
     """One group, one operation; on jax before 0.12 kept off a slow library.
 
-    XLA hands unpadded 2-d float32 convolutions to YNNPACK, which there is up to four times slower than XLA's own, and takes
-    no other.  A column of zeros that a negative padding takes away again makes it another one; the barrier keeps XLA from
-    seeing through that.
+    XLA hands 2-d float32 convolutions without padding, and no others, to YNNPACK, which there is up to four times slower
+    than XLA's own.  A column of zeros that a negative padding takes away again makes it a convolution with padding; the
+    barrier keeps XLA from seeing through that.
     """
     unpadded = len(window.stride) == 2 and not any(itertools.chain(*window.padding))
     if unpadded and jax.__version_info__ < (0, 12):

@@ -64,7 +64,8 @@ def windows(
     """
     n = len(lengths)
     kernel = sizes(function, "kernel_size", kernel_size, n)
-    steps = kernel if stride is None or stride == () else sizes(function, "stride", stride, n)
+    omitted = stride is None or (isinstance(stride, Sequence) and len(stride) == 0)
+    steps = kernel if omitted else sizes(function, "stride", stride, n)
     padding, dilation = sizes(function, "padding", padding, n), sizes(function, "dilation", dilation, n)
     for name, values, at_least in (
         ("kernel_size", kernel, 1),

@@ -215,8 +215,9 @@ def _max_pool(
     x, unbatched = batched(function, x, n)
     _check_not_empty(function, x.shape, 1)
     along = windows(function, x.shape[2:], kernel_size, stride, padding, dilation, ceil_mode)
-    places = jnp.arange(math.prod(x.shape[2:])).reshape(1, 1, *x.shape[2:])
-    indices = jnp.broadcast_to(places, x.shape) if return_indices else None
+    indices = None
+    if return_indices:
+        indices = jnp.broadcast_to(jnp.arange(math.prod(x.shape[2:])).reshape(1, 1, *x.shape[2:]), x.shape)
     for axis in reversed(range(2, n + 2)):  # the last first: equal maxima are told apart in scan order
         x, indices = largest(x, indices, axis, along[axis - 2])
     return unbatched(x) if indices is None else (unbatched(x), unbatched(indices))

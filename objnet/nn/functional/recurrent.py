@@ -125,7 +125,8 @@ def lstm(
     x = as_array(input)
     directions = 2 if bidirectional else 1
     layers = _layers("lstm", params, has_biases, num_layers * directions)
-    features, hidden = layers[0].w_hh.shape[-1], layers[0].w_ih.shape[0] // 4
+    hidden = layers[0].w_ih.shape[0] // 4
+    features = hidden if layers[0].w_hr is None else layers[0].w_hr.shape[0]
     _check_dtypes("lstm", x.dtype, [weight for weights in layers for weight in weights], ValueError)
     x, states, leave = _enter("lstm", x, hx, len(layers), (features, hidden), batch_first)
     for number, weights in enumerate(layers):

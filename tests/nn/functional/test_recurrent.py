@@ -270,6 +270,10 @@ def test_params_of_another_shape(which):
     params[which] = params[which][:-1]
     with pytest.raises(RuntimeError, match="must be of shape"):
         ours.lstm(Z(GOOD["x"]), None, params, True, 2, 0.0, False, False, False)
+    narrow = weights(2)
+    narrow[which] = narrow[which][..., :-1]
+    with pytest.raises(RuntimeError, match="must be of shape"):
+        ours.lstm(Z(GOOD["x"]), None, narrow, True, 2, 0.0, False, False, False)
 
 
 def test_cell_refuses():
