@@ -3,7 +3,8 @@
     python -m tests.benchmarks.training [--work lstm cnn] [--rounds 10] [--steps 5] [--threads 2]
 
 lstm: a language model of 2x200 LSTM units, vocabulary 10,000, batch 20, 35 tokens at a time; SGD with clipped
-gradients; the hidden state goes on from batch to batch. cnn: the network of examples/cnn.py without dropout, batch 64; Adam.
+gradients; the hidden state goes on from batch to batch. cnn: the network of examples/cnn.py without dropout, batch 64;
+Adam.
 
 Every library runs in a process of its own, so that idle threads of one do not disturb another, and they take turns.
 """
