@@ -39,7 +39,10 @@ def is_array(x) -> bool:
 
 
 def is_flat(obj) -> bool:
-    return type(obj) in (dict, OrderedDict) and all(type(key) is str and is_array(obj[key]) for key in obj)
+    """Whether it becomes a plain file; complex128 is no dtype of the format, and the structure keeps what holds it."""
+    return type(obj) in (dict, OrderedDict) and all(
+        type(key) is str and is_array(obj[key]) and np.asarray(obj[key]).dtype.name != "complex128" for key in obj
+    )
 
 
 def check(found, saved) -> None:
