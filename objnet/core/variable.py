@@ -25,7 +25,7 @@ exposures = 0
 def settle(value: Any) -> Any:
     """``value`` as a Variable holds it: leaves are jax arrays without weak types, so that no program retraces for one."""
     if isinstance(value, jax.Array):
-        return lax.convert_element_type(value, value.dtype) if value.weak_type else value
+        return lax.convert_element_type(value, value.dtype) if _is_weak(value) else value
     return jax.tree.map(_settle_leaf, value)
 
 
@@ -33,7 +33,11 @@ def _settle_leaf(leaf: Any) -> jax.Array:
     if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, bool, int, float, complex)):
         raise TypeError(f"{leaf!r} is neither an array nor a number")
     array = jnp.asarray(leaf)
-    return lax.convert_element_type(array, array.dtype) if array.weak_type else array
+    return lax.convert_element_type(array, array.dtype) if _is_weak(array) else array
+
+
+def _is_weak(array: jax.Array) -> bool:
+    return getattr(array, "weak_type", False)  # arrays of keys have no such attribute
 
 
 class Variable:

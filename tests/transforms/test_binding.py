@@ -272,6 +272,28 @@ def test_state_containers_belong_to_the_call():
     same(live.cache, zeros["~"]["cache"])
 
 
+@pytest.mark.parametrize("rng", [3, jax.random.PRNGKey(3), jax.random.key(3)])
+def test_keys_as_state(rng):
+    class Noise(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.key = objnet.next_rng_key()
+
+        def forward(self):
+            self.key, key = jax.random.split(self.key)
+            return jax.random.uniform(key)
+
+    net = objnet.transform_with_state(Noise)
+    _, state = net.init(rng)
+    key = state["~"]["key"]
+    for _ in range(3):
+        key, used = jax.random.split(key)
+        out, state = net.apply({}, state, rng)
+        same(out, jax.random.uniform(used))
+        same(jax.random.key_data(state["~"]["key"]), jax.random.key_data(key))
+    same(jax.jit(net.apply)({}, state, rng)[0], net.apply({}, state, rng)[0])
+
+
 def test_inputs_are_never_changed_and_results_are_fresh():
     net = objnet.transform_with_state(lambda x: nn.Sequential(Dense(), nn.BatchNorm1d(3))(x))
     params, state = net.init(KEY, X)
