@@ -1,0 +1,112 @@
+"""What a row compares, and how: each check gives None where objnet equals torch, or what differs."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import torch
+
+from objnet.core import rng
+from tests.nn import module_parity
+from tests.nn.parity import assert_close, tolerance
+from tests.nn.table.samples import Sample
+from tests.nn.table.worlds import Untranslatable
+
+COLUMNS = ("signature", "repr", "keys", "init", "forward", "gradients", "buffers", "dtypes", "transforms", "refusals")
+# Drawn by another generator than torch's: their outputs are compared by shape and dtype here, by distribution in their tests.
+RANDOM = {
+    *(f"nn.{n}" for n in ("Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout", "FeatureAlphaDropout", "RReLU")),
+    *(f"nn.functional.{n}" for n in ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")),
+    *(f"nn.functional.{n}" for n in ("rrelu", "rrelu_", "gumbel_softmax")),
+    *(f"nn.functional.fractional_max_pool{d}d{tail}" for d in (2, 3) for tail in ("", "_with_indices")),
+}
+Result = str | None
+
+
+def described(error: BaseException) -> str:
+    """An error in a line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}"[:300]
+
+
+def attempt(check: Callable[[], Any]) -> Result:
+    """None, or what was wrong."""
+    try:
+        check()
+    except Exception as error:
+        return described(error)
+    return None
+
+
+def assert_near(ours: list[Any], theirs: list[Any], values: bool = True) -> None:
+    """Equal shapes and dtypes; values within the dtype's tolerance, absolute error relative to the largest value."""
+    assert len(ours) == len(theirs), f"{len(ours)} results, torch gives {len(theirs)}"
+    for array, tensor in zip(ours, theirs, strict=True):
+        tensor = tensor.detach()
+        tensor = tensor.int() if tensor.dtype == torch.int64 else tensor
+        assert tuple(array.shape) == tuple(tensor.shape), f"shape {tuple(array.shape)}, torch {tuple(tensor.shape)}"
+        assert str(array.dtype) == str(tensor.dtype).removeprefix("torch."), f"dtype {array.dtype}, torch {tensor.dtype}"
+        if values:
+            finite = tensor.float().abs().nan_to_num(0, 0, 0) if tensor.is_floating_point() else tensor
+            scale = max(1.0, float(finite.max())) if tensor.numel() and tensor.is_floating_point() else 1.0
+            limits = tolerance(array.dtype)
+            assert_close(jnp.asarray(array), tensor, rtol=limits["rtol"], atol=limits["atol"] * scale)
+
+
+def quiet(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call without warnings, from the seed of the table."""
+    torch.manual_seed(module_parity.SEED)
+    rng.manual_seed(module_parity.SEED)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return function(*args, **kwargs)
+
+
+def merge(row: dict[str, Result], results: dict[str, Result], sample: Sample) -> None:
+    """The first difference of each column stays, with its sample."""
+    for column, result in results.items():
+        if row.get(column) is None:
+            row[column] = None if result is None else f"{result} [{sample}]"
+
+
+def refused_alike(error: Exception, run: Callable[[], Any]) -> Result:
+    """Ours raises torch's class of error."""
+    try:
+        run()
+    except Untranslatable:
+        return None
+    except Exception as ours:
+        if type(error) in type(ours).__mro__:
+            return None
+        return f"torch raises {described(error)[:120]}, objnet {described(ours)}"
+    return f"torch raises {described(error)[:200]}, objnet gives a result"
+
+
+def torch_gradients(outputs: list[Any], cotangents: list[Any], tensors: list[Any]) -> list[Any] | None:
+    """torch's vector-Jacobian products, zeros where there is no path; None where nothing is differentiable."""
+    reached = [(o, torch.tensor(c).to(o.dtype)) for o, c in zip(outputs, cotangents, strict=True) if o.requires_grad]
+    if not reached:
+        return None
+    try:
+        torch.autograd.backward([o for o, _ in reached], [c for _, c in reached])
+    except (RuntimeError, NotImplementedError):
+        return None  # torch has no derivative
+    return [torch.zeros_like(t) if t.grad is None else t.grad for t in tensors]
+
+
+def narrowed(arrays: list[Any]) -> list[Any]:
+    """64-bit integers of x64 mode in 32 bits, as what they are compared with."""
+    return [a.astype(jnp.int32) if a.dtype == jnp.int64 else a for a in arrays]
+
+
+def cast(value: Any, dtype: str) -> Any:
+    """Floating point tensors in another dtype."""
+    return jax.tree.map(
+        lambda x: x.to(getattr(torch, dtype)) if isinstance(x, torch.Tensor) and x.is_floating_point() else x,
+        value,
+        is_leaf=lambda x: isinstance(x, torch.Tensor),
+    )
