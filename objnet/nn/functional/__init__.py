@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from objnet.nn.functional.activation import (
-    elu,
     gelu,
     glu,
-    hardtanh,
-    leaky_relu,
-    log_softmax,
     logsigmoid,
-    relu,
-    relu6,
+    mish,
     sigmoid,
     silu,
-    softmax,
     softplus,
+    softsign,
     tanh,
+    tanhshrink,
 )
+from objnet.nn.functional.clipping import hardshrink, hardsigmoid, hardswish, hardtanh, relu6, softshrink
 from objnet.nn.functional.conv import conv1d, conv2d, conv3d
 from objnet.nn.functional.dropout import alpha_dropout, dropout, dropout1d, dropout2d, dropout3d, feature_alpha_dropout
+from objnet.nn.functional.inplace import celu_, elu_, hardtanh_, leaky_relu_, relu_, rrelu_, selu_, threshold_
 from objnet.nn.functional.linear import linear
 from objnet.nn.functional.loss import (
     binary_cross_entropy,
@@ -44,7 +42,18 @@ from objnet.nn.functional.pooling import (
     max_pool2d,
     max_pool3d,
 )
-from objnet.nn.functional.recurrent import lstm, lstm_cell
+from objnet.nn.functional.rectifier import celu, elu, leaky_relu, prelu, relu, rrelu, selu, threshold
+from objnet.nn.functional.recurrent import (
+    gru,
+    gru_cell,
+    lstm,
+    lstm_cell,
+    rnn_relu,
+    rnn_relu_cell,
+    rnn_tanh,
+    rnn_tanh_cell,
+)
+from objnet.nn.functional.softmax import gumbel_softmax, log_softmax, softmax, softmin
 from objnet.nn.functional.sparse import embedding, one_hot
 
 __all__ = [
@@ -58,6 +67,8 @@ __all__ = [
     "batch_norm",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
+    "celu",
+    "celu_",
     "conv1d",
     "conv2d",
     "conv3d",
@@ -67,15 +78,24 @@ __all__ = [
     "dropout2d",
     "dropout3d",
     "elu",
+    "elu_",
     "embedding",
     "feature_alpha_dropout",
     "gelu",
     "glu",
+    "gru",
+    "gru_cell",
+    "gumbel_softmax",
+    "hardshrink",
+    "hardsigmoid",
+    "hardswish",
     "hardtanh",
+    "hardtanh_",
     "huber_loss",
     "l1_loss",
     "layer_norm",
     "leaky_relu",
+    "leaky_relu_",
     "linear",
     "log_softmax",
     "logsigmoid",
@@ -84,17 +104,34 @@ __all__ = [
     "max_pool1d",
     "max_pool2d",
     "max_pool3d",
+    "mish",
     "mse_loss",
     "nll_loss",
     "normalize",
     "one_hot",
     "pad",
+    "prelu",
     "relu",
     "relu6",
+    "relu_",
+    "rnn_relu",
+    "rnn_relu_cell",
+    "rnn_tanh",
+    "rnn_tanh_cell",
+    "rrelu",
+    "rrelu_",
+    "selu",
+    "selu_",
     "sigmoid",
     "silu",
     "smooth_l1_loss",
     "softmax",
+    "softmin",
     "softplus",
+    "softshrink",
+    "softsign",
     "tanh",
+    "tanhshrink",
+    "threshold",
+    "threshold_",
 ]

@@ -1,53 +1,26 @@
-"""Recurrent layers: the computation behind ``nn.LSTM`` and ``nn.LSTMCell``.
+"""Recurrent layers and cells: the computation behind ``nn.RNN``, ``nn.LSTM``, ``nn.GRU`` and their cells.
 
-A layer is one ``lax.scan`` over time, :func:`_layer`, which every kind of cell shares; a cell is a function of the projected
-input and the projected state.  Compared on CPU (batch 20, hidden 200, 35 steps; jitted, interleaved, forward + backward in
-milliseconds): one product for all gates with the weight's gradient inside of the reverse scan 13.3, outside 12.4 (here); 2 or 4
-steps of the scan unrolled 13.8, 14.0; a product for each gate 18.4; gates as a batch dimension 10 % slower than one product.
+The functions check their arguments and bring them into one layout; ``_recurrent.py`` computes.  ``lengths`` is what packed
+sequences are for in torch: steps past a sequence's end are as good as absent, in both directions and in the gradients, at the
+price of computing them.  Lengths may be traced, for shapes do not depend on them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from objnet.core.arrays import as_array
-from objnet.core.precision import matmul_precision
-from objnet.nn.functional._common import widen
-from objnet.nn.functional.dropout import dropout as drop
+from objnet.nn.functional import _recurrent
+from objnet.nn.functional._common import host, is_concrete
+from objnet.nn.functional._recurrent import Cell, State, Weights
 
-__all__ = ["lstm", "lstm_cell"]
+__all__ = ["gru", "gru_cell", "lstm", "lstm_cell", "rnn_relu", "rnn_relu_cell", "rnn_tanh", "rnn_tanh_cell"]
 
-Array: TypeAlias = jax.Array
-State: TypeAlias = tuple[Array, ...]
-
-
-class Weights(NamedTuple):
-    """The parameters of one layer in one direction; gates are stacked along the first dimension."""
-
-    w_ih: Array
-    w_hh: Array
-    b_ih: Array | None
-    b_hh: Array | None
-    w_hr: Array | None
-
-
-class Cell(NamedTuple):
-    """What tells the kinds of recurrent layers apart.
-
-    ``inputs(x, weights)`` makes of a layer's input (L, N, I) the arrays that the steps go through, each (L, N, ...).
-    ``step(gates, *others, state)`` is the next state, whose first entry is the output: ``gates`` is the product of that entry
-    and w_hh plus the last of the inputs at this step, ``others`` are the inputs before it (a GRU has one, for it does not
-    simply add the products of input and state).
-    """
-
-    inputs: Callable[[Array, Weights], tuple[Array, ...]]
-    step: Callable[..., State]
+Array = jax.Array
 
 
 def lstm_cell(
@@ -75,18 +48,30 @@ def lstm_cell(
         ValueError: an input that is neither 1-d nor 2-d.
         RuntimeError: shapes or dtypes that do not fit.
     """
-    x, h, c = (as_array(a) for a in (input, *hx))
-    bias_ih, bias_hh = (None if b is None else as_array(b) for b in (b_ih, b_hh))
-    weights = Weights(as_array(w_ih), as_array(w_hh), bias_ih, bias_hh, None)
-    if x.ndim not in (1, 2):
-        raise ValueError(f"lstm_cell takes an input of 1 or 2 dimensions, got {x.shape}")
-    hidden = weights.w_hh.shape[-1]
-    _check_dtypes("lstm_cell", x.dtype, [h, c, *weights], RuntimeError)
-    _check_weights("lstm_cell", weights, x.shape[-1], hidden, hidden)
-    for name, state in (("h", h), ("c", c)):
-        _check_shape("lstm_cell", name, state, (*x.shape[:-1], hidden))
-    h, c = _lstm_step(_biased(_product(x, weights.w_ih), weights) + _product(h, weights.w_hh), (h, c))
+    h, c = _cell("lstm_cell", _recurrent.LSTM, input, hx, (w_ih, w_hh, b_ih, b_hh))
     return h, c
+
+
+def gru_cell(input: Array, hx: Array, w_ih: Array, w_hh: Array, b_ih: Array | None = None, b_hh: Array | None = None) -> Array:
+    """One step of a gated recurrent unit (Cho et al. 2014; torch's ``gru_cell``, with the reset gate after the product).
+
+    As :func:`lstm_cell`, but for one state ``hx``, (N, H) or (H,), and three gates: reset, update, new.
+    """
+    return _cell("gru_cell", _recurrent.GRU, input, (hx,), (w_ih, w_hh, b_ih, b_hh))[0]
+
+
+def rnn_tanh_cell(
+    input: Array, hx: Array, w_ih: Array, w_hh: Array, b_ih: Array | None = None, b_hh: Array | None = None
+) -> Array:
+    """One step of an Elman network (1990; torch's ``rnn_tanh_cell``): as :func:`gru_cell`, with one row of gates."""
+    return _cell("rnn_tanh_cell", _recurrent.RNN_TANH, input, (hx,), (w_ih, w_hh, b_ih, b_hh))[0]
+
+
+def rnn_relu_cell(
+    input: Array, hx: Array, w_ih: Array, w_hh: Array, b_ih: Array | None = None, b_hh: Array | None = None
+) -> Array:
+    """As :func:`rnn_tanh_cell`, with a ReLU (torch's ``rnn_relu_cell``)."""
+    return _cell("rnn_relu_cell", _recurrent.RNN_RELU, input, (hx,), (w_ih, w_hh, b_ih, b_hh))[0]
 
 
 def lstm(
@@ -99,6 +84,7 @@ def lstm(
     train: bool,
     bidirectional: bool,
     batch_first: bool,
+    lengths: Array | None = None,
 ) -> tuple[Array, Array, Array]:
     """A stack of LSTM layers (Hochreiter and Schmidhuber 1997; torch's ``torch.lstm``, with projections Sak et al. 2014).
 
@@ -114,124 +100,112 @@ def lstm(
         train: whether to drop.
         bidirectional: whether each layer runs from both ends; their outputs are joined.
         batch_first: the layout of input and output.
+        lengths: (N,) whole numbers from 0 to L, the steps of each sequence; all L of them if None. The reverse direction
+            starts at a sequence's own end, the last states are those there, and the output is zero after it.
 
     Returns:
         The output (L, N, P * directions), in the input's layout, and the last states h_n and c_n, shaped as in ``hx``.
 
     Raises:
         ValueError: an input that is neither 2-d nor 3-d, or of another dtype than the weights.
-        RuntimeError: shapes that do not fit, a wrong number of params, an empty sequence.
+        RuntimeError: shapes that do not fit, a wrong number of params, an empty sequence, lengths that do not fit.
     """
+    output, (h_n, c_n) = _layers(
+        "lstm",
+        _recurrent.LSTM,
+        input,
+        hx,
+        params,
+        (has_biases, num_layers, dropout if train else 0.0, bidirectional, batch_first),
+        lengths,
+    )
+    return output, h_n, c_n
+
+
+def _one_state(name: str, cell: Cell, doc: str) -> Callable[..., tuple[Array, Array]]:
+    """The function of a stack of layers with one state, ``hx``."""
+
+    def layers(
+        input: Array,
+        hx: Array | None,
+        params: Sequence[Array],
+        has_biases: bool,
+        num_layers: int,
+        dropout: float,
+        train: bool,
+        bidirectional: bool,
+        batch_first: bool,
+        lengths: Array | None = None,
+    ) -> tuple[Array, Array]:
+        options = (has_biases, num_layers, dropout if train else 0.0, bidirectional, batch_first)
+        output, (h_n,) = _layers(name, cell, input, None if hx is None else (hx,), params, options, lengths)
+        return output, h_n
+
+    layers.__name__ = layers.__qualname__ = name
+    layers.__doc__ = f"""{doc}
+
+    As :func:`lstm`, but for one state ``hx``, (layers * directions, N, H), {cell.gates} * H rows of gates, no projections, and
+    two results: output and h_n.
+    """
+    return layers
+
+
+gru = _one_state(
+    "gru",
+    _recurrent.GRU,
+    "A stack of gated recurrent units (Cho et al. 2014; torch's ``torch.gru``), gates in the order reset, update, new.",
+)
+rnn_tanh = _one_state("rnn_tanh", _recurrent.RNN_TANH, "A stack of Elman layers (1990; torch's ``torch.rnn_tanh``).")
+rnn_relu = _one_state("rnn_relu", _recurrent.RNN_RELU, "A stack of Elman layers with a ReLU (torch's ``torch.rnn_relu``).")
+
+
+def _cell(function: str, cell: Cell, input: Any, hx: Sequence[Any], params: Sequence[Any]) -> State:
+    x, state = as_array(input), tuple(as_array(a) for a in hx)
+    weights = Weights(*(None if p is None else as_array(p) for p in params), None)
+    if x.ndim not in (1, 2):
+        raise ValueError(f"{function} takes an input of 1 or 2 dimensions, got {x.shape}")
+    hidden = weights.w_hh.shape[-1]
+    _check_dtypes(function, x.dtype, [*state, *weights], RuntimeError)
+    _check_weights(function, weights, cell.gates, x.shape[-1], hidden, hidden)
+    for name, array in zip("hc", state):
+        _check_shape(function, name, array, (*x.shape[:-1], hidden))
+    return _recurrent.advance(cell, x, state, weights)
+
+
+def _layers(
+    function: str,
+    cell: Cell,
+    input: Any,
+    hx: Sequence[Any] | None,
+    params: Sequence[Any],
+    options: tuple[bool, int, float, bool, bool],
+    lengths: Any,
+) -> tuple[Array, State]:
+    has_biases, num_layers, dropout, bidirectional, batch_first = options
     x = as_array(input)
     directions = 2 if bidirectional else 1
-    layers = _layers("lstm", params, has_biases, num_layers * directions)
-    hidden = layers[0].w_ih.shape[0] // 4
+    layers = _grouped(function, cell, params, has_biases, num_layers * directions)
+    hidden = layers[0].w_ih.shape[0] // cell.gates
     features = hidden if layers[0].w_hr is None else layers[0].w_hr.shape[0]
-    _check_dtypes("lstm", x.dtype, [weight for weights in layers for weight in weights], ValueError)
-    x, states, leave = _enter("lstm", x, hx, len(layers), (features, hidden), batch_first)
+    _check_dtypes(function, x.dtype, [weight for weights in layers for weight in weights], ValueError)
+    x, states, leave = _enter(function, x, hx, len(layers), (features, hidden)[: cell.states], batch_first)
     for number, weights in enumerate(layers):
-        _check_weights("lstm", weights, x.shape[-1] if number < directions else features * directions, features, hidden)
-    output, (h_n, c_n) = _stack(_LSTM, x, states, layers, directions, dropout if train else 0.0)
-    return leave(output, batch_first), leave(h_n), leave(c_n)
+        inputs = x.shape[-1] if number < directions else features * directions
+        _check_weights(function, weights, cell.gates, inputs, features, hidden)
+    mask = None if lengths is None else _mask(function, as_array(lengths), *x.shape[:2])
+    output, last = _recurrent.stack(cell, x, states, layers, directions, dropout, mask)
+    return leave(output, batch_first), tuple(leave(state) for state in last)
 
 
-def _added(x: Array, weights: Weights) -> tuple[Array]:
-    """The input's product, of all steps at once, and both biases: for cells that add the two products."""
-    return (_biased(_product(x, weights.w_ih), weights),)
-
-
-def _biased(gates: Array, weights: Weights) -> Array:
-    """``gates`` plus both biases, in float32 for half precision: their gradients sum over all rows."""
-    wide = widen(gates)
-    for bias in (weights.b_ih, weights.b_hh):
-        wide = wide if bias is None else wide + widen(bias).reshape([1] * (gates.ndim - 1) + [-1])
-    return wide.astype(gates.dtype)
-
-
-def _lstm_step(gates: Array, state: State) -> State:
-    i, f, g, o = jnp.split(gates, 4, -1)
-    c = jax.nn.sigmoid(f) * state[1] + jax.nn.sigmoid(i) * jnp.tanh(g)
-    return jax.nn.sigmoid(o) * jnp.tanh(c), c
-
-
-_LSTM = Cell(_added, _lstm_step)
-
-
-def _stack(
-    cell: Cell, x: Array, states: State, layers: Sequence[Weights], directions: int, dropout: float
-) -> tuple[Array, State]:
-    """All layers: the output of the last (L, N, features), and the last states, each (layers * directions, N, features)."""
-    last = []
-    for first in range(0, len(layers), directions):
-        if first:
-            x = drop(x, dropout)
-        outputs = []
-        for i in range(first, first + directions):
-            inputs, state = cell.inputs(x, layers[i]), tuple(state[i] for state in states)
-            output, state = _layer(cell.step, i > first, inputs, state, layers[i].w_hh, layers[i].w_hr)
-            outputs.append(output)
-            last.append(state)
-        x = jnp.concatenate(outputs, -1)
-    return x, tuple(jnp.stack(state) for state in zip(*last, strict=True))
-
-
-def _scan(
-    step: Callable[..., State], reverse: bool, inputs: tuple[Array, ...], state: State, w_hh: Array, w_hr: Array | None
-) -> tuple[Array, State]:
-    def body(state: State, at: tuple[Array, ...]) -> tuple[State, Array]:
-        *others, last = at
-        output, *hidden = step(last + _product(state[0], w_hh), *others, state)
-        if w_hr is not None:
-            output = _product(output, w_hr)
-        return (output, *hidden), output
-
-    state, outputs = lax.scan(body, state, inputs, reverse=reverse)
-    return outputs, state
-
-
-# Differentiated as it stands, the scan's backward pass adds up the gradient of w_hh step by step.  This rule moves the
-# direction of w_hh out of the scan: a change of w_hh acts as a change of the last input does, by one product over all steps,
-# whose transpose is the gradient, again one product.  The rule is made of differentiable operations, so forward mode, vmap
-# and derivatives of any order go on working.
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _layer(
-    step: Callable[..., State], reverse: bool, inputs: tuple[Array, ...], state: State, w_hh: Array, w_hr: Array | None
-) -> tuple[Array, State]:
-    """One layer in one direction: its output (L, N, features) and its last state."""
-    return _scan(step, reverse, inputs, state, w_hh, w_hr)
-
-
-@_layer.defjvp
-def _layer_jvp(
-    step: Callable[..., State], reverse: bool, primals: tuple[Any, ...], tangents: tuple[Any, ...]
-) -> tuple[tuple[Array, State], tuple[Array, State]]:
-    inputs, state, w_hh, w_hr = primals
-    d_inputs, d_state, d_w_hh, d_w_hr = tangents
-
-    def of_the_others(inputs: tuple[Array, ...], state: State, w_hr: Array | None) -> tuple[Array, State]:
-        return _scan(step, reverse, inputs, state, w_hh, w_hr)
-
-    result, push = jax.linearize(of_the_others, inputs, state, w_hr)
-    outputs, first = result[0], state[0][None]
-    before = jnp.concatenate([outputs[1:], first] if reverse else [first, outputs[:-1]])
-    shifted = d_inputs[-1] + _product(before, d_w_hh)
-    return result, push((*d_inputs[:-1], shifted), d_state, d_w_hr)
-
-
-def _product(x: Array, w: Array) -> Array:
-    """(..., I) by (O, I): (..., O)."""
-    return jnp.matmul(x, w.T, precision=matmul_precision(x, w))
-
-
-def _layers(function: str, params: Sequence[Any], has_biases: bool, count: int) -> list[Weights]:
+def _grouped(function: str, cell: Cell, params: Sequence[Any], has_biases: bool, count: int) -> list[Weights]:
     """``params``, in torch's order, as the weights of ``count`` layers and directions."""
     arrays = [as_array(p) for p in params]
     plain = 4 if has_biases else 2
     width, rest = divmod(len(arrays), count)
-    if rest or width not in (plain, plain + 1):
+    if rest or width not in (plain, plain + (cell is _recurrent.LSTM)):
+        projections = f", or {(plain + 1) * count} with projections" if cell is _recurrent.LSTM else ""
         raise RuntimeError(
-            f"{function}: {count} layers and directions need {plain * count} params, or {(plain + 1) * count} with "
-            f"projections, got {len(arrays)}"
+            f"{function}: {count} layers and directions need {plain * count} params{projections}, got {len(arrays)}"
         )
     layers = []
     for start in range(0, len(arrays), width):
@@ -269,8 +243,19 @@ def _enter(
     return x, states, leave
 
 
-def _check_weights(function: str, weights: Weights, inputs: int, features: int, hidden: int) -> None:
-    gates = 4 * hidden
+def _mask(function: str, lengths: Array, length: int, batch: int) -> Array:
+    """(L, N, 1): whether the step exists."""
+    if not jnp.issubdtype(lengths.dtype, jnp.integer):
+        raise RuntimeError(f"{function}: lengths must be whole numbers, got {lengths.dtype}")
+    _check_shape(function, "lengths", lengths, (batch,))
+    if is_concrete(lengths) and batch and (host(lengths).min() < 0 or host(lengths).max() > length):
+        raise RuntimeError(f"{function}: lengths must be from 0 to {length}, got {host(lengths).tolist()}")
+    steps = jnp.arange(length)[:, None]
+    return (steps < lengths.astype(steps.dtype)[None])[..., None]
+
+
+def _check_weights(function: str, weights: Weights, count: int, inputs: int, features: int, hidden: int) -> None:
+    gates = count * hidden
     shapes = ((gates, inputs), (gates, features), (gates,), (gates,), (features, hidden))
     for name, weight, shape in zip(Weights._fields, weights, shapes, strict=True):
         if weight is not None:
