@@ -25,6 +25,8 @@ def to_ours(value: Any) -> Any:
         Untranslatable: there is nothing like it here.
     """
     if isinstance(value, torch.Tensor):
+        if value.dtype in (torch.float64, torch.complex128) and not jax.config.jax_enable_x64:
+            raise Untranslatable("64 bits without jax's 64-bit mode")
         return to_jax(value.int() if value.dtype == torch.int64 else value)
     if isinstance(value, torch.dtype):
         return str(value).removeprefix("torch.")
@@ -72,6 +74,15 @@ def _rebuilt(module: torch.nn.Module) -> Any:
     return ours.train(module.training)
 
 
+def cast(value: Any, dtype: str) -> Any:
+    """Floating point tensors in another dtype."""
+    return jax.tree.map(
+        lambda x: x.to(getattr(torch, dtype)) if isinstance(x, torch.Tensor) and x.is_floating_point() else x,
+        value,
+        is_leaf=lambda x: isinstance(x, torch.Tensor),
+    )
+
+
 class Call:
     """Arguments taken apart into tensors and the rest, so that both worlds can be called with tensors of one's own."""
 
@@ -83,6 +94,10 @@ class Call:
     def with_leaves(self, leaves: list[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """``args`` and ``kwargs``."""
         return jax.tree.unflatten(self.tree, leaves)
+
+    def cast(self, dtype: str) -> Call:
+        """The same with floating point tensors of another dtype."""
+        return Call(*cast(self.with_leaves(self.leaves), dtype))
 
     def theirs(self, requires_grad: bool = False, scale: float = 1.0) -> tuple[list[Any], tuple[tuple[Any, ...], dict[str, Any]]]:
         """Copies of the leaves, and torch's ``args`` and ``kwargs`` of them."""
