@@ -14,22 +14,40 @@ from objnet.nn.functional.activation import (
     tanh,
     tanhshrink,
 )
+from objnet.nn.functional.batchnorm import batch_norm, instance_norm
 from objnet.nn.functional.clipping import hardshrink, hardsigmoid, hardswish, hardtanh, relu6, softshrink
-from objnet.nn.functional.conv import conv1d, conv2d, conv3d
+from objnet.nn.functional.conv import conv1d, conv2d, conv3d, conv_tbc
+from objnet.nn.functional.conv_transpose import conv_transpose1d, conv_transpose2d, conv_transpose3d
+from objnet.nn.functional.distance import cosine_similarity, normalize, pairwise_distance, pdist
 from objnet.nn.functional.dropout import alpha_dropout, dropout, dropout1d, dropout2d, dropout3d, feature_alpha_dropout
+from objnet.nn.functional.fold import fold, unfold
 from objnet.nn.functional.inplace import celu_, elu_, hardtanh_, leaky_relu_, relu_, rrelu_, selu_, threshold_
-from objnet.nn.functional.linear import linear
+from objnet.nn.functional.linear import bilinear, linear
 from objnet.nn.functional.loss import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
+    cosine_embedding_loss,
     cross_entropy,
+    ctc_loss,
+    gaussian_nll_loss,
+    hinge_embedding_loss,
     huber_loss,
+    kl_div,
     l1_loss,
+    linear_cross_entropy,
+    margin_ranking_loss,
     mse_loss,
+    multi_margin_loss,
+    multilabel_margin_loss,
+    multilabel_soft_margin_loss,
     nll_loss,
+    poisson_nll_loss,
     smooth_l1_loss,
+    soft_margin_loss,
+    triplet_margin_loss,
+    triplet_margin_with_distance_loss,
 )
-from objnet.nn.functional.normalization import batch_norm, layer_norm, normalize
+from objnet.nn.functional.normalization import group_norm, layer_norm, rms_norm
 from objnet.nn.functional.pad import pad
 from objnet.nn.functional.pooling import (
     adaptive_avg_pool1d,
@@ -53,6 +71,7 @@ from objnet.nn.functional.recurrent import (
     rnn_tanh,
     rnn_tanh_cell,
 )
+from objnet.nn.functional.response_norm import local_response_norm
 from objnet.nn.functional.softmax import gumbel_softmax, log_softmax, softmax, softmin
 from objnet.nn.functional.sparse import embedding, one_hot
 
@@ -65,6 +84,7 @@ __all__ = [
     "avg_pool2d",
     "avg_pool3d",
     "batch_norm",
+    "bilinear",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "celu",
@@ -72,7 +92,14 @@ __all__ = [
     "conv1d",
     "conv2d",
     "conv3d",
+    "conv_tbc",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
+    "cosine_embedding_loss",
+    "cosine_similarity",
     "cross_entropy",
+    "ctc_loss",
     "dropout",
     "dropout1d",
     "dropout2d",
@@ -81,8 +108,11 @@ __all__ = [
     "elu_",
     "embedding",
     "feature_alpha_dropout",
+    "fold",
+    "gaussian_nll_loss",
     "gelu",
     "glu",
+    "group_norm",
     "gru",
     "gru_cell",
     "gumbel_softmax",
@@ -91,29 +121,42 @@ __all__ = [
     "hardswish",
     "hardtanh",
     "hardtanh_",
+    "hinge_embedding_loss",
     "huber_loss",
+    "instance_norm",
+    "kl_div",
     "l1_loss",
     "layer_norm",
     "leaky_relu",
     "leaky_relu_",
     "linear",
+    "linear_cross_entropy",
+    "local_response_norm",
     "log_softmax",
     "logsigmoid",
     "lstm",
     "lstm_cell",
+    "margin_ranking_loss",
     "max_pool1d",
     "max_pool2d",
     "max_pool3d",
     "mish",
     "mse_loss",
+    "multi_margin_loss",
+    "multilabel_margin_loss",
+    "multilabel_soft_margin_loss",
     "nll_loss",
     "normalize",
     "one_hot",
     "pad",
+    "pairwise_distance",
+    "pdist",
+    "poisson_nll_loss",
     "prelu",
     "relu",
     "relu6",
     "relu_",
+    "rms_norm",
     "rnn_relu",
     "rnn_relu_cell",
     "rnn_tanh",
@@ -125,6 +168,7 @@ __all__ = [
     "sigmoid",
     "silu",
     "smooth_l1_loss",
+    "soft_margin_loss",
     "softmax",
     "softmin",
     "softplus",
@@ -134,4 +178,7 @@ __all__ = [
     "tanhshrink",
     "threshold",
     "threshold_",
+    "triplet_margin_loss",
+    "triplet_margin_with_distance_loss",
+    "unfold",
 ]

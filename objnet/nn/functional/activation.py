@@ -1,62 +1,23 @@
-"""Activation functions.
+"""Smooth activation functions.
 
-Functions that torch can compute in place take ``inplace`` and return the same result either way: arrays are immutable,
-so the argument never changes, and a program that uses the result needs nothing else.  Gradients at kinks are torch's.
+Where torch takes ``inplace``, a Parameter, Buffer or view is written to and returned; a jax array is immutable, and the
+result is returned either way.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable
-from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from objnet.core.arrays import as_array
-from objnet.nn.functional._common import normalise_dim, require_floating, widen
+from objnet.nn.functional._common import absolute, normalise_dim, require_floating, widen
+from objnet.nn.functional._pointwise import floating, inexact, pointwise, written
+from objnet.nn.functional.softmax import log_softmax as log_softmax
 
-__all__ = [
-    "elu",
-    "gelu",
-    "glu",
-    "hardtanh",
-    "leaky_relu",
-    "log_softmax",
-    "logsigmoid",
-    "relu",
-    "relu6",
-    "sigmoid",
-    "silu",
-    "softmax",
-    "softplus",
-    "tanh",
-]
-
-_Map = Callable[[jax.Array], jax.Array]
-
-
-def _pointwise(value: _Map, slope: _Map) -> _Map:
-    """An elementwise function that keeps one array for the backward pass, its slope; autodiff keeps two or three.
-
-    A scan over layers stores, layer by layer, what is kept.  Jitted forward and backward on CPU, gelu at (8, 128, 256)
-    and (16, 128, 768): 0.91-0.95 of the time of autodiff of the same formula, as a custom_vjp, and 0.6 of
-    ``jax.nn.gelu``'s.
-    """
-
-    @jax.custom_jvp
-    def function(x: jax.Array) -> jax.Array:
-        return value(widen(x)).astype(x.dtype)
-
-    @function.defjvp
-    def _(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
-        (x,), (tangent,) = primals, tangents
-        return function(x), tangent * slope(widen(x)).astype(x.dtype)
-
-    return function
+__all__ = ["gelu", "glu", "logsigmoid", "mish", "sigmoid", "silu", "softplus", "softsign", "tanh", "tanhshrink"]
 
 
 def _normal_cdf(x: jax.Array) -> jax.Array:
@@ -82,84 +43,68 @@ def _silu_slope(x: jax.Array) -> jax.Array:
     return s * (1.0 + x * (1.0 - s))
 
 
-_gelu = _pointwise(lambda x: x * _normal_cdf(x), lambda x: _normal_cdf(x) + x * _normal_pdf(x))
-_gelu_tanh = _pointwise(lambda x: 0.5 * x * (1.0 + _gelu_tanh_inner(x)), _gelu_tanh_slope)
-_silu = _pointwise(lambda x: x * lax.logistic(x), _silu_slope)
+def _mish_parts(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """``e = exp(x)`` and ``n = e * (e + 2)``: tanh(softplus(x)) is n / (n + 2), which is 1 in any dtype from x = 20 on."""
+    e = jnp.exp(jnp.minimum(x, 20.0))
+    return e, e * (e + 2.0)
+
+
+def _mish_value(x: jax.Array) -> jax.Array:
+    _, n = _mish_parts(x)
+    return x * (n / (n + 2.0))
+
+
+def _mish_slope(x: jax.Array) -> jax.Array:
+    e, n = _mish_parts(x)
+    t = n / (n + 2.0)
+    return t + x * (e / (1.0 + e)) * (2.0 / (n + 2.0)) * (1.0 + t)  # 1 - t * t, without cancellation
+
+
+_gelu = pointwise(lambda x: x * _normal_cdf(x), lambda x: _normal_cdf(x) + x * _normal_pdf(x))
+_gelu_tanh = pointwise(lambda x: 0.5 * x * (1.0 + _gelu_tanh_inner(x)), _gelu_tanh_slope)
+_silu = pointwise(lambda x: x * lax.logistic(x), _silu_slope)
+# one exp instead of exp, log1p and tanh
+_mish = pointwise(_mish_value, _mish_slope)
 # log(1 + exp(x)), without overflow
-_log1p_exp = _pointwise(lambda x: jnp.maximum(x, 0.0) + jnp.log1p(jnp.exp(-jnp.abs(x))), lax.logistic)
-
-
-def relu(input: jax.Array, inplace: bool = False) -> jax.Array:
-    """``max(input, 0)``, with gradient 0 at 0 (torch's ``F.relu``). Any shape; floating point or integer.
-
-    Raises:
-        RuntimeError: booleans.
-        NotImplementedError: complex numbers.
-    """
-    input = _real("relu", input)
-    return jnp.where(input <= 0, 0, input)
-
-
-def leaky_relu(input: jax.Array, negative_slope: float = 0.01, inplace: bool = False) -> jax.Array:
-    """``input`` where positive, else ``negative_slope * input``; the gradient at 0 is ``negative_slope`` (torch's).
-
-    Raises:
-        NotImplementedError: dtypes that are not floating point.
-    """
-    input = _floating("leaky_relu", input)
-    return jnp.where(input > 0, input, input * float(negative_slope))
-
-
-def elu(input: jax.Array, alpha: float = 1.0, inplace: bool = False) -> jax.Array:
-    """``input`` where positive, else ``alpha * (exp(input) - 1)``, with gradient ``alpha`` at 0 (Clevert et al. 2015).
-
-    Raises:
-        NotImplementedError: dtypes that are not floating point.
-    """
-    input = _floating("elu", input)
-    low = input <= 0
-    # the inner where keeps an overflow of exp in the branch not taken out of the gradient
-    return jnp.where(low, float(alpha) * jnp.expm1(jnp.where(low, input, 0.0)), input)
-
-
-def relu6(input: jax.Array, inplace: bool = False) -> jax.Array:
-    """``input`` clipped to 0 and 6, with gradient 0 at both ends (torch's ``F.relu6``).
-
-    Raises:
-        RuntimeError: booleans.
-        NotImplementedError: complex numbers.
-    """
-    return hardtanh(input, 0, 6)
-
-
-def hardtanh(input: jax.Array, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> jax.Array:
-    """``input`` clipped to the range, with gradient 0 at both ends (torch's ``F.hardtanh``).
-
-    Integer inputs stay integers; the limits are then truncated towards zero.
-
-    Raises:
-        ValueError: ``min_val`` is above ``max_val``.
-        RuntimeError: booleans; a negative limit with an unsigned dtype.
-        NotImplementedError: complex numbers.
-    """
-    if min_val > max_val:
-        raise ValueError(f"min_val cannot be greater than max_val, got {min_val} and {max_val}")
-    input = _real("hardtanh", input)
-    number = int if jnp.issubdtype(input.dtype, jnp.integer) else float
-    low, high = number(min_val), number(max_val)
-    if jnp.issubdtype(input.dtype, jnp.unsignedinteger) and low < 0:
-        raise RuntimeError("hardtanh takes no negative limits for an unsigned dtype")
-    return jnp.where(input <= low, low, jnp.where(input >= high, high, input))
+_log1p_exp = pointwise(lambda x: jnp.maximum(x, 0.0) + jnp.log1p(jnp.exp(-jnp.abs(x))), lax.logistic)
 
 
 def tanh(input: jax.Array) -> jax.Array:
     """The hyperbolic tangent (torch's ``F.tanh``); integers and booleans give float32."""
-    return jnp.tanh(_inexact(input))
+    return jnp.tanh(inexact(input))
+
+
+def tanhshrink(input: jax.Array) -> jax.Array:
+    """``input - tanh(input)`` (torch's ``F.tanhshrink``); integers give float32.
+
+    Raises:
+        RuntimeError: booleans.
+    """
+    input = as_array(input)
+    if input.dtype == jnp.bool_:
+        raise RuntimeError("tanhshrink takes no booleans: cast them to a floating point dtype")
+    wide = widen(inexact(input))
+    return (wide - jnp.tanh(wide)).astype(inexact(input).dtype)
+
+
+def softsign(input: jax.Array) -> jax.Array:
+    """``input / (1 + abs(input))`` (torch's ``F.softsign``); integers give float32.
+
+    Raises:
+        NotImplementedError: booleans.
+    """
+    input = as_array(input)
+    if input.dtype == jnp.bool_:
+        raise NotImplementedError("softsign is not implemented for booleans")
+    wide = widen(inexact(input))
+    if jnp.iscomplexobj(wide):
+        return wide / (1.0 + jnp.abs(wide)).astype(wide.dtype)
+    return (wide / (1.0 + absolute(wide))).astype(inexact(input).dtype)
 
 
 def sigmoid(input: jax.Array) -> jax.Array:
     """``1 / (1 + exp(-input))`` (torch's ``F.sigmoid``); integers and booleans give float32."""
-    return lax.logistic(_inexact(input))
+    return lax.logistic(inexact(input))
 
 
 def gelu(input: jax.Array, *, approximate: str = "none") -> jax.Array:
@@ -175,17 +120,29 @@ def gelu(input: jax.Array, *, approximate: str = "none") -> jax.Array:
     """
     if approximate not in ("none", "tanh"):
         raise RuntimeError(f"approximate must be 'none' or 'tanh', got {approximate!r}")
-    input = _floating("gelu", input)
+    input = floating("gelu", input)
     return _gelu(input) if approximate == "none" else _gelu_tanh(input)
 
 
 def silu(input: jax.Array, inplace: bool = False) -> jax.Array:
-    """``input * sigmoid(input)``, also known as swish (torch's ``F.silu``).
+    """``input * sigmoid(input)``, also known as swish (torch's ``F.silu``). Floating point or complex.
+
+    Raises:
+        NotImplementedError: integers and booleans.
+    """
+    array = as_array(input)
+    if jnp.iscomplexobj(array):
+        return written(input, array * lax.logistic(array), inplace)
+    return written(input, _silu(floating("silu", array)), inplace)
+
+
+def mish(input: jax.Array, inplace: bool = False) -> jax.Array:
+    """``input * tanh(softplus(input))`` (Misra 2019; torch's ``F.mish``).
 
     Raises:
         NotImplementedError: dtypes that are not floating point.
     """
-    return _silu(_floating("silu", input))
+    return written(input, _mish(floating("mish", input)), inplace)
 
 
 def softplus(input: jax.Array, beta: float = 1, threshold: float = 20) -> jax.Array:
@@ -194,7 +151,7 @@ def softplus(input: jax.Array, beta: float = 1, threshold: float = 20) -> jax.Ar
     Raises:
         NotImplementedError: dtypes that are not floating point.
     """
-    input = _floating("softplus", input)
+    input = floating("softplus", input)
     wide = widen(input)
     scaled = wide * float(beta)
     linear = scaled > float(threshold)
@@ -207,7 +164,7 @@ def logsigmoid(input: jax.Array) -> jax.Array:
     Raises:
         NotImplementedError: dtypes that are not floating point.
     """
-    return -_log1p_exp(-_floating("logsigmoid", input))
+    return -_log1p_exp(-floating("logsigmoid", input))
 
 
 def glu(input: jax.Array, dim: int = -1) -> jax.Array:
@@ -231,73 +188,3 @@ def glu(input: jax.Array, dim: int = -1) -> jax.Array:
     require_floating("glu", input)
     value, gate = jnp.split(widen(input), 2, axis)
     return (value * lax.logistic(gate)).astype(input.dtype)
-
-
-def softmax(input: jax.Array, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> jax.Array:
-    """``exp(input)`` scaled to sum to one along ``dim`` (torch's ``F.softmax``).
-
-    Args:
-        input: any shape, floating point.
-        dim: the dimension that sums to one. None guesses it from the number of dimensions, with torch's warning.
-        dtype: cast the input to this dtype first.
-
-    Raises:
-        IndexError: there is no dimension ``dim``.
-        NotImplementedError: dtypes that are not floating point.
-    """
-    return _along(lambda x, axis: jax.nn.softmax(x, axis), "softmax", input, dim, _stacklevel, dtype)
-
-
-def log_softmax(input: jax.Array, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> jax.Array:
-    """The logarithm of :func:`softmax`, without overflow; the same arguments and errors (torch's ``F.log_softmax``)."""
-    return _along(_log_softmax, "log_softmax", input, dim, _stacklevel, dtype)
-
-
-def _along(
-    function: Callable[[jax.Array, int], jax.Array], name: str, input: Any, dim: int | None, stacklevel: int, dtype: Any
-) -> jax.Array:
-    input = as_array(input)
-    if dim is None:
-        dim = 0 if input.ndim in (0, 1, 3) else 1
-        warnings.warn(f"{name} without dim is deprecated: pass dim={dim}", UserWarning, stacklevel=stacklevel)
-    axis = normalise_dim(dim, input.ndim)
-    if dtype is not None:
-        input = input.astype(dtype)
-    require_floating(name, input)
-    column = input.reshape(1) if input.ndim == 0 else input
-    return function(widen(column), axis).astype(input.dtype).reshape(input.shape)
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _log_softmax(x: jax.Array, axis: int) -> jax.Array:
-    shifted = x - jnp.max(x, axis, keepdims=True, initial=-jnp.inf)
-    return shifted - jnp.log(jnp.sum(jnp.exp(shifted), axis, keepdims=True))
-
-
-@_log_softmax.defjvp
-def _log_softmax_jvp(axis: int, primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    # Jitted forward and backward of nll_loss(log_softmax(x)) on CPU, against autodiff and against jax.nn.log_softmax:
-    # 0.4-0.8 of the time at (700, 10000), even at (1024, 256); log_softmax alone is even.
-    (x,), (tangent,) = primals, tangents
-    y = _log_softmax(x, axis)
-    return y, tangent - jnp.sum(jnp.exp(y) * tangent, axis, keepdims=True)
-
-
-def _floating(name: str, input: Any) -> jax.Array:
-    input = as_array(input)
-    require_floating(name, input)
-    return input
-
-
-def _real(name: str, input: Any) -> jax.Array:
-    input = as_array(input)
-    if input.dtype == jnp.bool_:
-        raise RuntimeError(f"{name} takes no booleans")
-    if jnp.issubdtype(input.dtype, jnp.complexfloating):
-        raise NotImplementedError(f"{name} is not defined for complex numbers")
-    return input
-
-
-def _inexact(input: Any) -> jax.Array:
-    input = as_array(input)
-    return input if jnp.issubdtype(input.dtype, jnp.inexact) else input.astype(jnp.float32)

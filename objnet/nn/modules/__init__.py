@@ -3,27 +3,45 @@
 from __future__ import annotations
 
 from objnet.nn.modules.activation import (
+    CELU,
     ELU,
     GELU,
     GLU,
+    SELU,
+    Hardshrink,
+    Hardsigmoid,
+    Hardswish,
     Hardtanh,
     LeakyReLU,
     LogSigmoid,
     LogSoftmax,
+    Mish,
+    PReLU,
     ReLU,
     ReLU6,
+    RReLU,
     Sigmoid,
     SiLU,
     Softmax,
+    Softmax2d,
+    Softmin,
     Softplus,
+    Softshrink,
+    Softsign,
     Tanh,
+    Tanhshrink,
+    Threshold,
 )
 from objnet.nn.modules.batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from objnet.nn.modules.container import ModuleDict, ModuleList, Sequential
 from objnet.nn.modules.conv import Conv1d, Conv2d, Conv3d
+from objnet.nn.modules.conv_transpose import ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
+from objnet.nn.modules.distance import CosineSimilarity, PairwiseDistance
 from objnet.nn.modules.dropout import AlphaDropout, Dropout, Dropout1d, Dropout2d, Dropout3d, FeatureAlphaDropout
 from objnet.nn.modules.flatten import Flatten, Unflatten
-from objnet.nn.modules.linear import Identity, Linear
+from objnet.nn.modules.fold import Fold, Unfold
+from objnet.nn.modules.instancenorm import InstanceNorm1d, InstanceNorm2d, InstanceNorm3d
+from objnet.nn.modules.linear import Bilinear, Identity, Linear
 from objnet.nn.modules.loss import (
     BCELoss,
     BCEWithLogitsLoss,
@@ -34,7 +52,7 @@ from objnet.nn.modules.loss import (
     NLLLoss,
     SmoothL1Loss,
 )
-from objnet.nn.modules.normalization import LayerNorm
+from objnet.nn.modules.normalization import CrossMapLRN2d, GroupNorm, LayerNorm, LocalResponseNorm, RMSNorm
 from objnet.nn.modules.parameter_container import ParameterDict, ParameterList
 from objnet.nn.modules.pooling import (
     AdaptiveAvgPool1d,
@@ -47,14 +65,20 @@ from objnet.nn.modules.pooling import (
     MaxPool2d,
     MaxPool3d,
 )
-from objnet.nn.modules.rnn import LSTM, LSTMCell, RNNBase, RNNCellBase
+from objnet.nn.modules.rnn import GRU, LSTM, RNN, RNNBase
+from objnet.nn.modules.rnn_cell import GRUCell, LSTMCell, RNNCell, RNNCellBase
 from objnet.nn.modules.sparse import Embedding
+from objnet.nn.modules.syncbatchnorm import SyncBatchNorm
 
 __all__ = [
+    "CELU",
     "ELU",
     "GELU",
     "GLU",
+    "GRU",
     "LSTM",
+    "RNN",
+    "SELU",
     "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",
     "AdaptiveAvgPool3d",
@@ -67,10 +91,16 @@ __all__ = [
     "BatchNorm1d",
     "BatchNorm2d",
     "BatchNorm3d",
+    "Bilinear",
     "Conv1d",
     "Conv2d",
     "Conv3d",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
+    "ConvTranspose3d",
+    "CosineSimilarity",
     "CrossEntropyLoss",
+    "CrossMapLRN2d",
     "Dropout",
     "Dropout1d",
     "Dropout2d",
@@ -78,27 +108,43 @@ __all__ = [
     "Embedding",
     "FeatureAlphaDropout",
     "Flatten",
+    "Fold",
+    "GRUCell",
+    "GroupNorm",
+    "Hardshrink",
+    "Hardsigmoid",
+    "Hardswish",
     "Hardtanh",
     "HuberLoss",
     "Identity",
+    "InstanceNorm1d",
+    "InstanceNorm2d",
+    "InstanceNorm3d",
     "L1Loss",
     "LSTMCell",
     "LayerNorm",
     "LeakyReLU",
     "Linear",
+    "LocalResponseNorm",
     "LogSigmoid",
     "LogSoftmax",
     "MSELoss",
     "MaxPool1d",
     "MaxPool2d",
     "MaxPool3d",
+    "Mish",
     "ModuleDict",
     "ModuleList",
     "NLLLoss",
+    "PReLU",
+    "PairwiseDistance",
     "ParameterDict",
     "ParameterList",
+    "RMSNorm",
     "RNNBase",
+    "RNNCell",
     "RNNCellBase",
+    "RReLU",
     "ReLU",
     "ReLU6",
     "Sequential",
@@ -106,7 +152,15 @@ __all__ = [
     "Sigmoid",
     "SmoothL1Loss",
     "Softmax",
+    "Softmax2d",
+    "Softmin",
     "Softplus",
+    "Softshrink",
+    "Softsign",
+    "SyncBatchNorm",
     "Tanh",
+    "Tanhshrink",
+    "Threshold",
     "Unflatten",
+    "Unfold",
 ]

@@ -11,7 +11,7 @@ import numpy as np
 from objnet.core.arrays import as_array
 from objnet.core.variable import Buffer
 from objnet.nn import init
-from objnet.nn.functional.normalization import batch_norm_stats
+from objnet.nn.functional.batchnorm import AxisName, batch_norm_stats
 from objnet.nn.module import Module
 from objnet.nn.modules._parameters import blank, float_dtype, place
 
@@ -22,6 +22,7 @@ class _NormBase(Module):
     """What normalisation with running statistics shares."""
 
     _version = 2
+    _dimensions: ClassVar[tuple[int, ...]]
     weight: Any
     bias: Any
     running_mean: Any
@@ -73,6 +74,11 @@ class _NormBase(Module):
             if self.bias is not None:
                 init.zeros_(self.bias)
 
+    def _check_input_dim(self, input: jax.Array) -> None:
+        if input.ndim not in self._dimensions:
+            expected = " or ".join(f"{n}D" for n in self._dimensions)
+            raise ValueError(f"expected {expected} input (got {input.ndim}D input)")
+
     def extra_repr(self) -> str:
         return (
             f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
@@ -92,12 +98,9 @@ def _no_batches() -> np.ndarray:
 
 
 class _BatchNorm(_NormBase):
-    _dimensions: ClassVar[tuple[int, ...]]
-
-    def _check_input_dim(self, input: jax.Array) -> None:
-        if input.ndim not in self._dimensions:
-            expected = " or ".join(f"{n}D" for n in self._dimensions)
-            raise ValueError(f"expected {expected} input (got {input.ndim}D input)")
+    def _synchronised_over(self) -> AxisName:
+        """The mapped axes whose members make up one batch."""
+        return None
 
     def forward(self, input: jax.Array) -> jax.Array:
         input = as_array(input)
@@ -110,7 +113,8 @@ class _BatchNorm(_NormBase):
         known = not self.training or self.track_running_stats
         mean, var = (self.running_mean, self.running_var) if known else (None, None)
         by_batch = self.training or (mean is None and var is None)
-        output, mean, var = batch_norm_stats(input, mean, var, self.weight, self.bias, by_batch, momentum, self.eps)
+        axis_name = self._synchronised_over() if self.training else None
+        output, mean, var = batch_norm_stats(input, mean, var, self.weight, self.bias, by_batch, momentum, self.eps, axis_name)
         if tracks:
             self.running_mean, self.running_var = mean, var
         if seen is not None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
-import objnet.nn.functional.activation as ours  # noqa: E402
+import objnet.nn.functional as ours  # noqa: E402
 from tests.nn.parity import assert_close, assert_derivatives, assert_parity, assert_same_error, to_torch  # noqa: E402
 
 F = torch.nn.functional

@@ -13,7 +13,9 @@ torch = pytest.importorskip("torch")
 
 from objnet.core.variable import Buffer  # noqa: E402
 from objnet.nn.functional._common import ImmutableArrayError  # noqa: E402
-from objnet.nn.functional.normalization import batch_norm, batch_norm_stats, layer_norm, normalize  # noqa: E402
+from objnet.nn.functional.batchnorm import batch_norm, batch_norm_stats  # noqa: E402
+from objnet.nn.functional.distance import normalize  # noqa: E402
+from objnet.nn.functional.normalization import layer_norm  # noqa: E402
 from tests.nn.parity import (  # noqa: E402
     assert_close,
     assert_derivatives,
