@@ -14,6 +14,7 @@ from objnet.nn.functional.activation import (
     tanh,
     tanhshrink,
 )
+from objnet.nn.functional.attention import scaled_dot_product_attention
 from objnet.nn.functional.batchnorm import batch_norm, instance_norm
 from objnet.nn.functional.clipping import hardshrink, hardsigmoid, hardswish, hardtanh, relu6, softshrink
 from objnet.nn.functional.conv import conv1d, conv2d, conv3d, conv_tbc
@@ -163,6 +164,7 @@ __all__ = [
     "rnn_tanh_cell",
     "rrelu",
     "rrelu_",
+    "scaled_dot_product_attention",
     "selu",
     "selu_",
     "sigmoid",
