@@ -16,6 +16,7 @@ from jax import lax
 
 from objnet.core import epoch, errors, frame
 from objnet.core.frame import DROPPED, UNSET
+from objnet.core.hooks import HookDict, RemovableHandle, register
 from objnet.core.tensor import TensorMethods, View
 
 # Moves whenever a value becomes known outside its Variable; a compiled call copies such values before it donates them.
@@ -192,6 +193,9 @@ class Parameter(TensorMethods, Variable):
         RuntimeError: ``requires_grad`` on integers or booleans, as torch.
     """
 
+    _backward_hooks: HookDict | None = None
+    _post_accumulate_grad_hooks: HookDict | None = None
+
     def __init__(self, data: Any = None, requires_grad: bool = True):
         if data is None:
             data = jnp.zeros(0)
@@ -252,6 +256,37 @@ class Parameter(TensorMethods, Variable):
                 )
         frame.set(self._grad, value)
 
+    def register_hook(self, hook: Any) -> RemovableHandle:
+        """Run ``hook(gradient)`` whenever the gradient with respect to this parameter is taken (torch).
+
+        What it returns takes the gradient's place. Eager gradients give it a value; in a compiled function it gets a traced
+        array, and runs when that is traced.
+
+        Raises:
+            RuntimeError: the parameter does not require gradients.
+        """
+        return self._register_hook("_backward_hooks", hook)
+
+    def register_post_accumulate_grad_hook(self, hook: Any) -> RemovableHandle:
+        """Run ``hook(parameter)`` whenever ``objnet.backward`` has added to :attr:`grad` (torch).
+
+        Raises:
+            RuntimeError: the parameter does not require gradients.
+        """
+        return self._register_hook("_post_accumulate_grad_hooks", hook)
+
+    def _register_hook(self, kind: str, hook: Any) -> RemovableHandle:
+        if not self.requires_grad:
+            raise RuntimeError(f"cannot register a hook on a tensor that doesn't require gradient: {self.describe()}")
+        if kind not in self.__dict__:
+            setattr(self, kind, HookDict())
+        return register(self.__dict__[kind], hook)
+
+    def _attributes(self) -> dict[str, Any]:
+        """What copies take over beside the value: neither the gradient nor hooks, as torch."""
+        left = ("_grad", "_backward_hooks", "_post_accumulate_grad_hooks")
+        return {k: v for k, v in self.__dict__.items() if k not in left}
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         jax.tree_util.register_pytree_node(cls, _flatten, _unflatten)
@@ -259,16 +294,16 @@ class Parameter(TensorMethods, Variable):
     def _like(self, value: Any) -> Parameter:
         new = type(self).__new__(type(self))
         Variable.__init__(new, value)
-        new.__dict__.update(self.__dict__)
+        new.__dict__.update(self._attributes())
         new._grad = Gradient(new)
-        return new  # without the gradient, as torch
+        return new
 
     def __reduce__(self) -> Any:
         value = self._peek()
         return _rebuild_parameter, (
             type(self),
             value if value is UNSET else jax.device_get(frame.get(self)),
-            {k: v for k, v in self.__dict__.items() if k != "_grad"},
+            self._attributes(),
         )
 
     def __repr__(self) -> str:

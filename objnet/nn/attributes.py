@@ -10,11 +10,14 @@ import jax
 import numpy as np
 
 from objnet.core import epoch, errors, frame, scope
+from objnet.core.hooks import HookDict
 from objnet.core.variable import Buffer, Parameter, Variable, path_of, settle
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _NUMBERS = (int, float, complex)
 _MISSING = object()
+# Hooks run as ``hook(module, name, value)`` whenever a module registers something in one of these places.
+REGISTRATION = {kind: HookDict() for kind in ("_parameters", "_buffers", "_modules")}
 
 
 def is_state(value: Any) -> bool:
@@ -97,11 +100,11 @@ class Attributes:
         elif isinstance(value, Attributes):
             self._must_be_initialised("module")
             self._forget(name, keep="_modules")
-            self._link("_modules", name, value)
+            self._link("_modules", name, self._registered("_modules", name, value))
         elif name in attributes.get("_modules", ()):
             if value is not None:
                 raise TypeError(f"cannot assign '{type(value).__name__}' as child module '{name}' (torch.nn.Module or None expected)")
-            self._link("_modules", name, None)
+            self._link("_modules", name, self._registered("_modules", name, None))
         elif isinstance(value, Buffer):
             self._must_be_initialised("buffers")
             self._forget(name, keep="_buffers")
@@ -256,7 +259,7 @@ class Attributes:
         self._check_name("parameter", name, "_parameters")
         if param is not None and not isinstance(param, Parameter):
             raise TypeError(f"cannot assign '{_typename(param)}' object to parameter '{name}' (torch.nn.Parameter or None required)")
-        self._link("_parameters", name, param)
+        self._link("_parameters", name, None if param is None else self._registered("_parameters", name, param))
 
     def register_buffer(self, name: str, tensor: Any, persistent: bool = True) -> None:
         """Add a buffer: a jax or numpy array of any shape, a :class:`Buffer`, or None to reserve the name.
@@ -271,6 +274,7 @@ class Attributes:
             tensor = tensor._read()
         if tensor is not None and not isinstance(tensor, (jax.Array, np.ndarray, np.generic, Buffer)):
             raise TypeError(f"cannot assign '{_typename(tensor)}' object to buffer '{name}' (torch Tensor or None required)")
+        tensor = self._registered("_buffers", name, tensor)
         if tensor is not None and not isinstance(tensor, Buffer):
             tensor = Buffer(tensor, persistent=persistent)
         self._link("_buffers", name, tensor)
@@ -292,7 +296,14 @@ class Attributes:
         if not isinstance(module, Attributes) and module is not None:
             raise TypeError(f"{_typename(module)} is not a Module subclass")
         self._check_name("module", name, "_modules")
-        self._link("_modules", name, module)
+        self._link("_modules", name, self._registered("_modules", name, module))
+
+    def _registered(self, kind: str, name: str, value: Any) -> Any:
+        """``value``, or what the registration hooks put in its place."""
+        for hook in REGISTRATION[kind].values():
+            result = hook(self, name, value)
+            value = value if result is None else result
+        return value
 
     def _check_name(self, what: str, name: Any, registry: str) -> None:
         if not isinstance(name, str):

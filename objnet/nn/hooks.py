@@ -1,63 +1,39 @@
-"""Forward hooks and the handles that remove them."""
+"""Hooks of modules: registration, and running the forward ones.
+
+A module's own hooks stand in its dicts, those for all modules in :data:`GLOBAL`, which run first. Backward hooks are
+identities around a forward (``nn/backward_hooks.py``).
+"""
 
 from __future__ import annotations
 
-import itertools
 import warnings
-import weakref
-from collections import OrderedDict
 from typing import Any
 
 import jax.numpy as jnp
 
-from objnet.core import epoch, errors, frame, scope
+from objnet.core import errors, frame, scope
+from objnet.core.capture import Identity
+from objnet.core.hooks import HookDict, RemovableHandle, register
+from objnet.nn.backward_hooks import BackwardHooks
 
-_ids = itertools.count()
-
-
-class RemovableHandle:
-    """Removes its hook: by :meth:`remove`, or on leaving a ``with`` block (torch's class of that name)."""
-
-    def __init__(self, hooks: OrderedDict[int, Any]):
-        self.id = next(_ids)
-        self._hooks = weakref.ref(_HookDict.of(hooks))
-
-    def remove(self) -> None:
-        """Remove the hook; a second time does nothing."""
-        hooks = self._hooks()
-        if hooks is not None and self.id in hooks:
-            del hooks[self.id]
-            epoch.advance()
-
-    def __enter__(self) -> RemovableHandle:
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self.remove()
-
-
-class _HookDict(OrderedDict[int, Any]):
-    """An ordered dict that can be referenced weakly."""
-
-    @staticmethod
-    def of(hooks: OrderedDict[int, Any]) -> _HookDict:
-        assert isinstance(hooks, _HookDict)
-        return hooks
-
-
+# What a program is made of.
+_RUNNING = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+_FLAGS = ("_forward_pre_hooks_with_kwargs", "_forward_hooks_with_kwargs", "_forward_hooks_always_called")
 HOOKS = (
-    "_forward_pre_hooks",
-    "_forward_hooks",
+    *_RUNNING,
+    *_FLAGS,
     "_state_dict_hooks",
     "_state_dict_pre_hooks",
     "_load_state_dict_pre_hooks",
     "_load_state_dict_post_hooks",
 )
+GLOBAL = {kind: HookDict() for kind in (*_RUNNING, *_FLAGS)}
+GLOBAL_RUNNING = HookDict()  # the id of every hook in GLOBAL, so that a call looks in one place
 
 
-def new_hooks() -> dict[str, _HookDict]:
+def new_hooks() -> dict[str, HookDict]:
     """Empty dicts for every kind of hook."""
-    return {kind: _HookDict() for kind in HOOKS}
+    return {kind: HookDict() for kind in HOOKS}
 
 
 class Hooks:
@@ -65,18 +41,13 @@ class Hooks:
 
     __slots__ = ()
 
-    def _register(self, kind: str, hook: Any, prepend: bool = False) -> RemovableHandle:
-        hooks = self.__dict__[kind]
-        handle = RemovableHandle(hooks)
-        hooks[handle.id] = hook
-        if prepend:
-            hooks.move_to_end(handle.id, last=False)
-        epoch.advance()
-        return handle
+    def _register(self, kind: str, hook: Any, prepend: bool = False, **flags: bool) -> RemovableHandle:
+        chosen = [self.__dict__[f"{kind}_{flag}"] for flag, given in flags.items() if given]
+        return register(self.__dict__[kind], hook, prepend=prepend, flags=chosen)
 
     def register_forward_pre_hook(self, hook: Any, *, prepend: bool = False, with_kwargs: bool = False) -> RemovableHandle:
         """Run ``hook(module, args[, kwargs])`` before forward; what it returns replaces the arguments."""
-        return self._register("_forward_pre_hooks", (hook, with_kwargs, False), prepend)
+        return self._register("_forward_pre_hooks", hook, prepend, with_kwargs=with_kwargs)
 
     def register_forward_hook(
         self, hook: Any, *, prepend: bool = False, with_kwargs: bool = False, always_call: bool = False
@@ -85,22 +56,46 @@ class Hooks:
 
         With ``always_call`` it runs even if forward (then with None) or a hook before it raised.
         """
-        return self._register("_forward_hooks", (hook, with_kwargs, always_call), prepend)
+        return self._register("_forward_hooks", hook, prepend, with_kwargs=with_kwargs, always_called=always_call)
+
+    def register_full_backward_pre_hook(self, hook: Any, prepend: bool = False) -> RemovableHandle:
+        """Run ``hook(module, grad_output)`` when the gradients of the outputs are there; a tuple it returns replaces them.
+
+        See :meth:`register_full_backward_hook`.
+        """
+        return self._register("_backward_pre_hooks", hook, prepend)
 
     def register_full_backward_hook(self, hook: Any, prepend: bool = False) -> RemovableHandle:
-        """Not there yet: raises NotImplementedError."""
-        raise NotImplementedError(
-            "backward hooks are not supported yet: take gradients with objnet.value_and_grad or objnet.backward and use them there"
-        )
+        """Run ``hook(module, grad_input, grad_output)`` when the gradients of the inputs are there (torch).
 
-    register_backward_hook = register_full_backward_hook
-    register_full_backward_pre_hook = register_full_backward_hook
+        Both are tuples along the positional inputs and the outputs, None where there is no array or no gradient. A tuple the
+        hook returns replaces ``grad_input``. Eager gradients give it values, which it may keep. In a compiled function, and
+        under ``vmap``, ``scan`` and the like, it gets traced arrays and runs when the backward pass is traced. Where no
+        input is differentiated it runs once the outputs' gradients are there, with None for every input. While a module has
+        backward hooks, forward-mode derivatives of it (``jax.jvp``) are refused by jax.
+        """
+        return self._register("_backward_hooks", hook, prepend)
+
+    def register_backward_hook(self, hook: Any) -> RemovableHandle:
+        """Has no meaning here: raises NotImplementedError."""
+        raise non_full_hook("register_full_backward_hook")
+
+    # -- running -------------------------------------------------------------------------------------------------------
+
+    def _captured_hooks(self, visit: Any) -> Any:
+        """What a program bakes in of the hooks; see ``core.capture``."""
+        kinds = [kind for kind in _RUNNING if GLOBAL[kind] or self.__dict__[kind]]
+        if not kinds:
+            return ()
+        found = tuple((kind, tuple((visit(hook), *flags) for hook, *flags, _ in _hooks(self, kind))) for kind in kinds)
+        # A backward hook is handed this module itself when a program is differentiated later: no other one may share it.
+        return found, Identity(self) if kinds[-1].startswith("_backward") else None
 
     def _call_with_hooks(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         called = set()
         output = None
         try:
-            for hook, with_kwargs, _ in list(self._forward_pre_hooks.values()):  # type: ignore[attr-defined]
+            for hook, with_kwargs, _, _ in _hooks(self, "_forward_pre_hooks"):
                 if with_kwargs:
                     result = _run(self, hook, self, args, kwargs)
                     if result is not None:
@@ -113,15 +108,20 @@ class Hooks:
                     result = _run(self, hook, self, args)
                     if result is not None:
                         args = result if isinstance(result, tuple) else (result,)
+            before = [hook for hook, *_ in _hooks(self, "_backward_pre_hooks")]
+            after = [hook for hook, *_ in _hooks(self, "_backward_hooks")]
+            backward = BackwardHooks(self, before, after) if before or after else None
+            if backward is not None:
+                args = backward.watch_inputs(args)
             output = self.forward(*args, **kwargs)  # type: ignore[attr-defined]
-            for key, (hook, with_kwargs, _) in list(self._forward_hooks.items()):  # type: ignore[attr-defined]
+            for hook, with_kwargs, _, key in _hooks(self, "_forward_hooks"):
                 called.add(key)
                 result = _run(self, hook, self, args, kwargs, output) if with_kwargs else _run(self, hook, self, args, output)
                 if result is not None:
                     output = result
-            return output
+            return output if backward is None else backward.watch_outputs(output)
         except Exception:
-            for key, (hook, with_kwargs, always) in list(self._forward_hooks.items()):  # type: ignore[attr-defined]
+            for hook, with_kwargs, always, key in _hooks(self, "_forward_hooks"):
                 if always and key not in called:
                     try:
                         result = _run(self, hook, *((self, args, kwargs, output) if with_kwargs else (self, args, output)))
@@ -131,6 +131,23 @@ class Hooks:
                     else:
                         output = output if result is None else result
             raise
+
+
+def non_full_hook(instead: str) -> NotImplementedError:
+    """The error of a hook that is not "full"."""
+    return NotImplementedError(
+        "a backward hook that is not full gets the gradients of a module's last operation, which jax does not record: use "
+        f"{instead}, whose hook gets the gradients of the module's inputs and outputs"
+    )
+
+
+def _hooks(module: Any, kind: str) -> list[tuple[Any, bool, bool, int]]:
+    """(hook, with kwargs, always called, id), the global ones first."""
+    return [
+        (hook, i in space.get(f"{kind}_with_kwargs", ()), i in space.get(f"{kind}_always_called", ()), i)
+        for space in (GLOBAL, module.__dict__)
+        for i, hook in space[kind].items()
+    ]
 
 
 def _run(module: Any, hook: Any, *args: Any) -> Any:

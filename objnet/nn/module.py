@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from objnet.core import errors, frame, scope
 from objnet.core.variable import Parameter
 from objnet.nn.attributes import Attributes
-from objnet.nn.hooks import HOOKS, Hooks, install_backward_error, new_hooks
+from objnet.nn.hooks import GLOBAL_RUNNING, HOOKS, Hooks, install_backward_error, new_hooks
 from objnet.nn.serialization import Serialization
 from objnet.nn.traversal import Traversal
 
@@ -99,7 +99,13 @@ class Module(Attributes, Traversal, Serialization, Hooks):
             raise AttributeError(f"{type(self).__name__} was called before super().__init__() ran: make it __init__'s first line")
         reset = scope.enter(scope.FORWARD, self)
         try:
-            if self._forward_hooks or self._forward_pre_hooks:
+            if (
+                self._forward_hooks
+                or self._forward_pre_hooks
+                or self._backward_hooks
+                or self._backward_pre_hooks
+                or GLOBAL_RUNNING
+            ):
                 return self._call_with_hooks(args, kwargs)
             return self.forward(*args, **kwargs)
         except Exception as error:
@@ -217,7 +223,7 @@ class Module(Attributes, Traversal, Serialization, Hooks):
             tuple((k, k in self._non_persistent_buffers_set, visit(b)) for k, b in self._buffers.items()),
             tuple((k, visit(v)) for k, v in self._arrays.items() if v._peek() is not None),
             tuple((k, visit(m)) for k, m in self._modules.items()),
-            tuple(visit(hook) for kind in ("_forward_pre_hooks", "_forward_hooks") for hook in self.__dict__[kind].values()),
+            self._captured_hooks(visit),
         )
 
     # -- printing and copying ------------------------------------------------------------------------------------------
@@ -319,7 +325,7 @@ def _check_dtype(dtype: Any) -> Any:
     return dtype
 
 
-def _parse_to(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+def _parse_to(args: tuple[Any, ...], kwargs: dict[str, Any], inexact: bool = True) -> tuple[Any, Any]:
     device, dtype = kwargs.pop("device", None), kwargs.pop("dtype", None)
     for name in ("non_blocking", "copy", "memory_format"):
         kwargs.pop(name, None)
@@ -339,7 +345,7 @@ def _parse_to(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
             dtype = jnp.dtype(dtype)
         except TypeError:
             raise TypeError(f"to() takes a device, a dtype or an array, got {dtype!r}") from None
-        if not jnp.issubdtype(dtype, jnp.inexact):
+        if inexact and not jnp.issubdtype(dtype, jnp.inexact):
             raise TypeError(f"nn.Module.to only accepts floating point or complex dtypes, but got desired dtype={dtype}")
         dtype = _check_dtype(dtype)
     return _device(device), dtype

@@ -17,6 +17,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from objnet.core import errors, frame
 from objnet.core.capture import Capture
+from objnet.core.hooks import run_gradient_hooks
 from objnet.core.variable import Parameter
 
 
@@ -187,11 +188,14 @@ def _differentiate(
         value, pullback, (aux, states) = jax.vjp(pure, primals, [args[n] for n in argnums], has_aux=True)
     finally:
         inner.close()
-    inner.commit(dict(zip(written, states, strict=True)))  # first, for a custom backward rule may read what was written
+    inner.commit(dict(zip(written, states, strict=True)))  # first, for a backward rule (a hook) may read and write
     grads, argument_grads = pullback(jnp.ones((), value.dtype))
     if not holomorphic:  # torch's gradient of a complex parameter is the direction of ascent, jax's its conjugate
         grads = [jnp.conj(g) if jnp.issubdtype(g.dtype, jnp.complexfloating) else g for g in grads]
     by_parameter = {p: g if i in reached else None for i, (p, g) in enumerate(zip(parameters, grads, strict=True))}
+    for p, g in by_parameter.items():
+        if g is not None and p._backward_hooks:
+            by_parameter[p] = run_gradient_hooks(p._backward_hooks, g)
     return Derivative(value, aux, tuple(argument_grads), by_parameter)
 
 
@@ -365,3 +369,5 @@ def accumulate(grads: Mapping[Parameter, Any]) -> None:
         if gradient is not None:
             held = parameter.grad
             parameter.grad = gradient if held is None else held + gradient
+            for hook in list((parameter._post_accumulate_grad_hooks or {}).values()):
+                hook(parameter)

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from objnet.core import errors, frame, scope
+from objnet.core.hooks import with_gradient_hooks
 from objnet.core.rng import key_stream
 from objnet.core.tensor import TensorMethods
 from objnet.core.variable import UNSET, Gradient, Parameter, Variable, settle
@@ -222,7 +223,9 @@ class PureFrame(frame.Frame):
             self._problems.append(f"{what} {path}.{name} is {_show(value)}, the model has {_show(model)}")
             value = None
         if not overwritten:  # the model's value stands in, so that the function ends and every problem is found
-            self.values[variable] = model if value is None else settle(value)
+            bound = model if value is None else settle(value)
+            hooks = variable._backward_hooks if isinstance(variable, Parameter) else None
+            self.values[variable] = with_gradient_hooks(hooks, bound) if hooks else bound
 
     # -- results -------------------------------------------------------------------------------------------------------
 

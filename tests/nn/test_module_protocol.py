@@ -584,12 +584,6 @@ def test_hooks_read_parameters_as_a_script_does():
     np.testing.assert_array_equal(compiled(jnp.ones(2)), before)
 
 
-def test_backward_hooks_are_refused():
-    for register_hook in ("register_full_backward_hook", "register_backward_hook", "register_full_backward_pre_hook"):
-        with pytest.raises(NotImplementedError, match="backward hooks"):
-            getattr(nn.Linear(1, 1), register_hook)(print)
-
-
 # ------------------------------------------------------------------------------------------------------ repr and copies
 
 
