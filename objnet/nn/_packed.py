@@ -33,20 +33,20 @@ def traced_lengths(what: str) -> TracedLengthsError:
     return TracedLengthsError(
         f"{what} depends on the lengths, which are traced here{errors.where()}: the size of an array cannot. Recurrent layers, "
         "pad_packed_sequence and .to() work; for anything else apply it to the padded array, before packing or after "
-        "pad_packed_sequence (a loss: with the targets padded by ignore_index), or make the lengths static, a tuple of ints."
+        "pad_packed_sequence (a loss: with the targets padded by ignore_index), or make the lengths static: a tuple of ints and objnet.jit's static_argnames."
     )
 
 
 def constant(x: np.ndarray) -> jax.Array:
     """A concrete array, under a trace too: what is made of it is known when the program is built."""
     with jax.ensure_compile_time_eval():
-        return jnp.asarray(x)
+        return jax.device_put(x)  # which a transfer guard lets pass
 
 
 def rows(x: jax.Array, index: np.ndarray, **facts: bool) -> jax.Array:
     """``x[index]`` for an index known to be in bounds; on the host where ``x`` is, where nothing has to be compiled for it."""
     if on_host(x):
-        return jnp.asarray(host(x)[index])
+        return jax.device_put(host(x)[index])
     return x.at[index].get(mode="promise_in_bounds", **facts)
 
 
@@ -116,7 +116,7 @@ class PackedSequence(_Fields):
 
     @classmethod
     def _make(cls, iterable: Any) -> Any:  # of namedtuple; _replace calls it
-        return cls(*iterable)
+        return PackedSequence(*iterable)
 
     # -- for the recurrent layers and pad_packed_sequence --------------------------------------------------------------
 

@@ -153,7 +153,7 @@ def pad_sequence(sequences: Any, batch_first: bool = False, padding_value: float
         padded = np.full((len(arrays), length, *rest), np.asarray(padding_value).astype(dtype), dtype)
         for row, array in zip(padded, arrays, strict=True):
             row[length - len(array) if padding_side == "left" else 0 :][: len(array)] = host(array)
-        return jnp.asarray(padded if batch_first else padded.swapaxes(0, 1))
+        return jax.device_put(padded if batch_first else padded.swapaxes(0, 1))
     fill = jnp.asarray(padding_value, dtype)
     padded_rows = []
     for array in arrays:
@@ -186,7 +186,7 @@ def unpad_sequence(padded_sequences: jax.Array, lengths: Any, batch_first: bool 
         raise ValueError(f"unpad_sequence takes a length for each of {len(x)} sequences, got lengths of shape {known.shape}")
     counts = [int(count) for count in np.ceil(known).clip(0, x.shape[1])]
     if on_host(x):
-        return [jnp.asarray(row[:count]) for row, count in zip(host(x), counts, strict=True)]
+        return [jax.device_put(row[:count]) for row, count in zip(host(x), counts, strict=True)]
     return [x[i, :count] for i, count in enumerate(counts)]
 
 
