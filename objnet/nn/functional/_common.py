@@ -118,6 +118,15 @@ def resolve_reduction(reduction: str, size_average: bool | None = None, reduce: 
     if reduction == "elementwise_mean":
         warnings.warn("reduction='elementwise_mean' is deprecated: pass reduction='mean'", UserWarning, stacklevel=3)
         return "mean"
+    return require_reduction(reduction)
+
+
+def require_reduction(reduction: str) -> str:
+    """``reduction`` itself.
+
+    Raises:
+        ValueError: it is none of ``"none"``, ``"mean"`` and ``"sum"``.
+    """
     if reduction not in ("none", "mean", "sum"):
         raise ValueError(f"{reduction!r} is not a valid value for reduction: pass 'none', 'mean' or 'sum'")
     return reduction

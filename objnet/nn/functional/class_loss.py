@@ -8,20 +8,13 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from objnet.core.arrays import as_array
-from objnet.nn.functional._common import (
-    common_dtype,
-    host,
-    is_concrete,
-    is_floating,
-    reduced,
-    require_floating,
-    resolve_reduction,
-    widen,
-)
-from objnet.nn.functional.activation import log_softmax
+from objnet.nn.functional._common import common_dtype, is_floating, reduced, require_floating, resolve_reduction, widen
+from objnet.nn.functional._loss import as_classes, check_values, exists, log_total, picked, wide_dtype
+from objnet.nn.functional.softmax import log_softmax
+
+__all__ = ["cross_entropy", "nll_loss"]
 
 
 def cross_entropy(
@@ -62,23 +55,21 @@ def cross_entropy(
         raise RuntimeError(f"label_smoothing must be between 0.0 and 1.0, got {label_smoothing}")
     if target.shape == input.shape:
         return _soft_cross_entropy(input, target, weight, ignore_index, reduction, label_smoothing)
-    target, axis = _check_classes("cross_entropy", input, target, weight, ignore_index)
+    target, axis = checked_classes("cross_entropy", input, target, weight, ignore_index)
     logits = widen(input)
-    weights = _target_weights(target, weight, logits, axis, ignore_index)
-    # Left to autodiff, with the maximum a constant.  Jitted forward and backward on CPU, against a lookup in
-    # log_softmax: 0.55 of the time at (1024, 256), 0.2-0.3 at (700, 10000), 0.94 after a projection from 200 features;
-    # an analytic rule (custom_jvp or custom_vjp) takes 0.95, 0.25-0.3 and 0.92.
-    peak = lax.stop_gradient(jnp.max(logits, axis, initial=-jnp.inf))
-    shifted = logits - jnp.expand_dims(peak, axis)
-    total = jnp.log(jnp.sum(jnp.exp(shifted), axis))
-    losses = weights * (total - (_taken(logits, target, axis) - peak))
+    weights = target_weights(target, weight, logits, axis, ignore_index)
+    # Jitted forward and backward on CPU, against autodiff of the same formula, whose lookup scatters: even at (64, 10),
+    # 0.9-1.0 of the time at (700, 10000), 0.83-0.88 at (1024, 50257).  A masked sum in place of the lookup takes twice as
+    # long from 10,000 classes on, a lookup in log_softmax three to five times.
+    peak, total = log_total(logits, axis)
+    losses = weights * (total - (picked(logits, target, axis) - peak))
     if label_smoothing:
-        surprise = jnp.expand_dims(total, axis) - shifted
+        surprise = jnp.expand_dims(total, axis) - (logits - jnp.expand_dims(peak, axis))
         if weight is not None:
             surprise = surprise * _along_classes(widen(weight), surprise, axis)
         uniform = jnp.sum(surprise, axis) / max(input.shape[axis], 1)
         losses = (1 - label_smoothing) * losses + label_smoothing * uniform
-    return _reduced(losses, weights, target == ignore_index, reduction).astype(input.dtype)
+    return reduced_classes(losses, weights, target == ignore_index, reduction).astype(input.dtype)
 
 
 def nll_loss(
@@ -111,11 +102,11 @@ def nll_loss(
     reduction = resolve_reduction(reduction, size_average, reduce)
     input, target = as_array(input), as_array(target)
     weight = None if weight is None else as_array(weight)
-    target, axis = _check_classes("nll_loss", input, target, weight, ignore_index)
+    target, axis = checked_classes("nll_loss", input, target, weight, ignore_index)
     scores = widen(input)
-    weights = _target_weights(target, weight, scores, axis, ignore_index)
-    losses = -_taken(scores, target, axis) * weights
-    return _reduced(losses, weights, target == ignore_index, reduction).astype(input.dtype)
+    weights = target_weights(target, weight, scores, axis, ignore_index)
+    losses = -picked(scores, target, axis) * weights
+    return reduced_classes(losses, weights, target == ignore_index, reduction).astype(input.dtype)
 
 
 def _soft_cross_entropy(
@@ -135,7 +126,7 @@ def _soft_cross_entropy(
     require_floating("cross_entropy", input)
     axis = min(input.ndim - 1, 1)
     result = common_dtype(*(x for x in (input, target, weight) if x is not None))
-    dtype = widen(jnp.zeros((), result)).dtype
+    dtype = wide_dtype(result)
     share = target.astype(dtype)
     if label_smoothing:
         share = share * (1 - label_smoothing) + label_smoothing / max(input.shape[axis], 1)
@@ -146,7 +137,7 @@ def _soft_cross_entropy(
     return reduced(losses, reduction).astype(result)
 
 
-def _check_classes(
+def checked_classes(
     function: str, input: jax.Array, target: jax.Array, weight: jax.Array | None, ignore_index: int
 ) -> tuple[jax.Array, int]:
     """The target in a signed dtype and in the shape of ``input`` without the class axis, and that axis."""
@@ -163,18 +154,17 @@ def _check_classes(
     if target.shape != shape:
         raise RuntimeError(f"{function}: input {input.shape} takes classes of shape {shape}, got {target.shape}")
     require_floating(function, input)
-    if not jnp.issubdtype(target.dtype, jnp.integer):
-        raise RuntimeError(f"{function}: classes must be integers, got {target.dtype}")
+    target, classes = as_classes(function, target), input.shape[axis]
     if weight is not None:
-        _check_class_weight(function, weight, input.shape[axis])
+        _check_class_weight(function, weight, classes)
         if weight.dtype != input.dtype:
             raise RuntimeError(f"{function}: the weight must have the input's dtype {input.dtype}, got {weight.dtype}")
-    target = target.astype(jnp.int64 if target.dtype.itemsize == 8 else jnp.int32)
-    if is_concrete(target):
-        values = host(target)
-        wrong = values[(values != ignore_index) & ((values < 0) | (values >= input.shape[axis]))]
-        if wrong.size:
-            raise IndexError(f"{function}: class {wrong[0]} does not exist, the input has {input.shape[axis]} classes")
+    check_values(
+        target,
+        lambda values: exists(values, classes) | (values == ignore_index),
+        f"{function}: class {{}} does not exist, the input has {classes} classes",
+        IndexError,
+    )
     return target, axis
 
 
@@ -187,30 +177,16 @@ def _along_classes(weight: jax.Array, like: jax.Array, axis: int) -> jax.Array:
     return weight.reshape([-1 if i == axis else 1 for i in range(like.ndim)])
 
 
-def _taken(x: jax.Array, target: jax.Array, axis: int) -> jax.Array:
-    """``x`` at the class; anything at classes that do not exist."""
-    index = jnp.expand_dims(_existing(target, x.shape[axis]), axis)
-    return jnp.squeeze(jnp.take_along_axis(x, index, axis, mode="fill"), axis)
-
-
-def _exists(target: jax.Array, classes: int) -> jax.Array:
-    return (target >= 0) & (target < classes)
-
-
-def _existing(target: jax.Array, classes: int) -> jax.Array:
-    return jnp.where(_exists(target, classes), target, 0)
-
-
-def _target_weights(target: jax.Array, weight: jax.Array | None, scores: jax.Array, axis: int, ignore_index: int) -> jax.Array:
+def target_weights(target: jax.Array, weight: jax.Array | None, scores: jax.Array, axis: int, ignore_index: int) -> jax.Array:
     """The weight of each target's class, NaN for classes that do not exist; dtype of ``scores``."""
-    known = _exists(target, scores.shape[axis]) | (target == ignore_index)
-    weights = jnp.where(known, 1.0, jnp.nan).astype(scores.dtype)
+    known = exists(target, scores.shape[axis])
+    weights = jnp.where(known | (target == ignore_index), 1.0, jnp.nan).astype(scores.dtype)
     if weight is None:
         return weights
-    return weights * widen(weight).at[_existing(target, scores.shape[axis])].get(mode="fill")
+    return weights * widen(weight).at[jnp.where(known, target, 0)].get(mode="fill")
 
 
-def _reduced(losses: jax.Array, weights: jax.Array, ignored: jax.Array, reduction: str) -> jax.Array:
+def reduced_classes(losses: jax.Array, weights: jax.Array, ignored: jax.Array, reduction: str) -> jax.Array:
     losses = jnp.where(ignored, 0.0, losses)
     if reduction == "mean":
         return jnp.sum(losses) / jnp.sum(jnp.where(ignored, 0.0, weights))
