@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import reduce
 from typing import Any, TypeAlias
@@ -14,19 +13,19 @@ from jax import lax
 
 from objnet.core.arrays import as_array
 from objnet.nn.functional._common import require_floating, widen
-from objnet.nn.functional._spatial import batched, laid_along, require, size
-from objnet.nn.functional._windows import Windows, largest, sums, windows
+from objnet.nn.functional._spatial import batched, size
+from objnet.nn.functional._windows import Windows, flat_indices, largest, sums, windows
 
 __all__ = [
-    "adaptive_avg_pool1d",
-    "adaptive_avg_pool2d",
-    "adaptive_avg_pool3d",
     "avg_pool1d",
     "avg_pool2d",
     "avg_pool3d",
     "max_pool1d",
+    "max_pool1d_with_indices",
     "max_pool2d",
+    "max_pool2d_with_indices",
     "max_pool3d",
+    "max_pool3d_with_indices",
 ]
 
 Size: TypeAlias = int | Sequence[int]
@@ -101,6 +100,45 @@ def max_pool3d(
     return _max_pool("max_pool3d", 3, as_array(input), kernel_size, stride, padding, dilation, ceil_mode, return_indices)
 
 
+def max_pool1d_with_indices(
+    input: jax.Array,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> tuple[jax.Array, jax.Array]:
+    """:func:`max_pool1d` with ``return_indices=True``, whatever ``return_indices`` is (torch's ``max_pool1d_with_indices``)."""
+    return max_pool1d(input, kernel_size, stride, padding, dilation, ceil_mode, True)
+
+
+def max_pool2d_with_indices(
+    input: jax.Array,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> tuple[jax.Array, jax.Array]:
+    """:func:`max_pool2d` with ``return_indices=True``, whatever ``return_indices`` is (torch's ``max_pool2d_with_indices``)."""
+    return max_pool2d(input, kernel_size, stride, padding, dilation, ceil_mode, True)
+
+
+def max_pool3d_with_indices(
+    input: jax.Array,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> tuple[jax.Array, jax.Array]:
+    """:func:`max_pool3d` with ``return_indices=True``, whatever ``return_indices`` is (torch's ``max_pool3d_with_indices``)."""
+    return max_pool3d(input, kernel_size, stride, padding, dilation, ceil_mode, True)
+
+
 def avg_pool1d(
     input: jax.Array,
     kernel_size: Size,
@@ -162,43 +200,6 @@ def avg_pool3d(
     return _avg_pool("avg_pool3d", 3, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
 
 
-def adaptive_avg_pool1d(input: jax.Array, output_size: Size) -> jax.Array:
-    """Means of as many windows as asked for, spread evenly (torch's ``adaptive_avg_pool1d``).
-
-    Window ``i`` goes from ``floor(i * L / out)`` to ``ceil((i + 1) * L / out)``, so windows may overlap.
-
-    Args:
-        input: (N, C, L) or (C, L), floating point.
-        output_size: the number of windows; for more dimensions one for all or one each, where None keeps the size.
-
-    Returns:
-        (N, C, output_size) or (C, output_size) of the input's dtype; float16 and bfloat16 are summed in float32.
-
-    Raises:
-        RuntimeError: an input of the wrong rank or with an empty spatial dimension, an output size that is negative or of
-            the wrong length.
-        TypeError: an output size that is no integer.
-        NotImplementedError: integers, booleans and complex numbers.
-    """
-    return _adaptive_avg_pool("adaptive_avg_pool1d", 1, input, output_size)
-
-
-def adaptive_avg_pool2d(input: jax.Array, output_size: int | Sequence[int | None]) -> jax.Array:
-    """Means of as many windows as asked for, of an input (N, C, H, W) or (C, H, W) (torch's ``adaptive_avg_pool2d``).
-
-    The rest is as in :func:`adaptive_avg_pool1d`.
-    """
-    return _adaptive_avg_pool("adaptive_avg_pool2d", 2, input, output_size)
-
-
-def adaptive_avg_pool3d(input: jax.Array, output_size: int | Sequence[int | None]) -> jax.Array:
-    """Means of as many windows as asked for, of an input (N, C, D, H, W) or (C, D, H, W) (torch's ``adaptive_avg_pool3d``).
-
-    The rest is as in :func:`adaptive_avg_pool1d`.
-    """
-    return _adaptive_avg_pool("adaptive_avg_pool3d", 3, input, output_size)
-
-
 def _max_pool(
     function: str,
     n: int,
@@ -213,11 +214,9 @@ def _max_pool(
     if x.dtype == jnp.bool_ or jnp.issubdtype(x.dtype, jnp.complexfloating):
         raise NotImplementedError(f"{function} is not implemented for {x.dtype}")
     x, unbatched = batched(function, x, n)
-    _check_not_empty(function, x.shape, 1)
+    check_not_empty(function, x.shape, 1)
     along = windows(function, x.shape[2:], kernel_size, stride, padding, dilation, ceil_mode)
-    indices = None
-    if return_indices:
-        indices = jnp.broadcast_to(jnp.arange(math.prod(x.shape[2:])).reshape(1, 1, *x.shape[2:]), x.shape)
+    indices = flat_indices(x) if return_indices else None
     for axis in reversed(range(2, n + 2)):  # the last first: equal maxima are told apart in scan order
         x, indices = largest(x, indices, axis, along[axis - 2])
     return unbatched(x) if indices is None else (unbatched(x), unbatched(indices))
@@ -238,7 +237,7 @@ def _avg_pool(
     if x.dtype != jnp.int64:
         require_floating(function, x)
     x, unbatched = batched(function, x, n)
-    _check_not_empty(function, x.shape, 1)
+    check_not_empty(function, x.shape, 1)
     along = windows(function, x.shape[2:], kernel_size, stride, padding, 1, ceil_mode)
     if n == 3 and any(w.kernel > w.length for w in along):
         raise RuntimeError(f"{function}: a window of {[w.kernel for w in along]} is larger than the input {x.shape[2:]}")
@@ -262,46 +261,11 @@ def _elements(along: Windows, count_include_pad: bool) -> np.ndarray:
     return end - start if count_include_pad else np.minimum(end, along.length) - np.maximum(start, 0)
 
 
-def _adaptive_avg_pool(function: str, n: int, input: Any, output_size: Any) -> jax.Array:
-    x = as_array(input)
-    require_floating(function, x)
-    # torch lets channels be empty, for 3 dimensions the first dimension whatever it is
-    _check_not_empty(function, x.shape, 1 if n == 3 else x.ndim - n)
-    x, unbatched = batched(function, x, n)
-    mean = widen(x)
-    for axis, count in enumerate(_output_sizes(function, output_size, x.shape[2:]), 2):
-        mean = _spread_means(mean, axis, count)
-    return unbatched(mean.astype(x.dtype))
+def check_not_empty(function: str, shape: tuple[int, ...], first: int) -> None:
+    """Refuse a shape with empty dimensions from ``first`` on.
 
-
-def _output_sizes(function: str, output_size: Any, lengths: tuple[int, ...]) -> tuple[int, ...]:
-    n = len(lengths)
-    if not isinstance(output_size, Sequence) or isinstance(output_size, str):
-        output_size = (size(function, "output_size", output_size),) * n
-    if len(output_size) != n:
-        raise RuntimeError(f"{function}: output_size must be one int or {n}, got {tuple(output_size)}")
-    pairs = zip(output_size, lengths, strict=True)
-    counts = tuple(length if s is None and n > 1 else size(function, "output_size", s) for s, length in pairs)
-    require(function, "output_size", counts, 0)
-    return counts
-
-
-def _spread_means(x: jax.Array, axis: int, count: int) -> jax.Array:
-    length = x.shape[axis]
-    if count and length % count == 0:
-        kernel = length // count
-        return sums(x, axis, Windows(length, kernel, kernel, 0, 1, count)) / kernel
-    places = np.arange(count)
-    start, end = places * length // max(count, 1), -(-(places + 1) * length // max(count, 1))
-    # windows differ in length by 1 or 2: gather the longest, and leave out what is beyond a shorter one's end
-    index = start[:, None] + np.arange((end - start).max(initial=1))
-    elements = jnp.take(x, index.reshape(-1), axis, mode="clip")
-    elements = elements.reshape(*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
-    inside = jnp.asarray(index < end[:, None]).reshape([1] * axis + [*index.shape] + [1] * (x.ndim - axis - 1))
-    total = jnp.sum(jnp.where(inside, elements, 0), axis + 1)
-    return total / laid_along((end - start).astype(x.dtype), axis, x.ndim)
-
-
-def _check_not_empty(function: str, shape: tuple[int, ...], first: int) -> None:
+    Raises:
+        RuntimeError: there are some.
+    """
     if 0 in shape[first:]:
         raise RuntimeError(f"{function}: dimensions from {first} on must not be empty, got an input of shape {shape}")

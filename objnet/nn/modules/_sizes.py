@@ -8,6 +8,8 @@ from typing import Any, TypeAlias
 Size1: TypeAlias = int | tuple[int]
 Size2: TypeAlias = int | tuple[int, int]
 Size3: TypeAlias = int | tuple[int, int, int]
+Size4: TypeAlias = int | tuple[int, int, int, int]
+Size6: TypeAlias = int | tuple[int, int, int, int, int, int]
 SizeAny: TypeAlias = int | tuple[int, ...]
 SizeAnyOpt: TypeAlias = int | tuple[int | None, ...] | None
 

@@ -8,15 +8,15 @@ import jax
 
 from objnet.nn import functional as F
 from objnet.nn.module import Module
-from objnet.nn.modules._sizes import Size1, SizeAny, SizeAnyOpt, spread
+from objnet.nn.modules._sizes import Size1, SizeAny, spread
 
 __all__ = [
-    "AdaptiveAvgPool1d",
-    "AdaptiveAvgPool2d",
-    "AdaptiveAvgPool3d",
     "AvgPool1d",
     "AvgPool2d",
     "AvgPool3d",
+    "LPPool1d",
+    "LPPool2d",
+    "LPPool3d",
     "MaxPool1d",
     "MaxPool2d",
     "MaxPool3d",
@@ -177,43 +177,53 @@ class AvgPool3d(_AvgPoolOverridden):
         return F.avg_pool3d(input, *self._arguments())
 
 
-class _AdaptiveAvgPoolNd(Module):
-    output_size: Any
-
-    def __init__(self, output_size: SizeAnyOpt) -> None:
+class _LPPoolNd(Module):
+    def __init__(self, norm_type: float, kernel_size: SizeAny, stride: SizeAny | None = None, ceil_mode: bool = False) -> None:
         super().__init__()
-        self.output_size = output_size
+        self.norm_type = norm_type
+        self.kernel_size = kernel_size
+        self.stride = stride
+        self.ceil_mode = ceil_mode
+
+    def _arguments(self) -> tuple[Any, ...]:
+        return float(self.norm_type), self.kernel_size, self.stride, self.ceil_mode
 
     def extra_repr(self) -> str:
-        return f"output_size={self.output_size}"
+        return f"norm_type={self.norm_type}, kernel_size={self.kernel_size}, stride={self.stride}, ceil_mode={self.ceil_mode}"
 
 
-class AdaptiveAvgPool1d(_AdaptiveAvgPoolNd):
-    """Means of as many windows as the output has elements (torch's ``nn.AdaptiveAvgPool1d``).
+class LPPool1d(_LPPoolNd):
+    """The p-norm of each window (torch's ``nn.LPPool1d``).
 
-    Input (N, C, L) or (C, L), output alike with ``output_size``.
+    Input (N, C, L) or (C, L), output alike.
+
+    Args:
+        norm_type: the exponent p.
+        kernel_size: size of a window.
+        stride: steps between windows, ``kernel_size`` if None.
+        ceil_mode: round the output size up.
     """
 
     def forward(self, input: jax.Array) -> jax.Array:
-        return F.adaptive_avg_pool1d(input, self.output_size)
+        return F.lp_pool1d(input, *self._arguments())
 
 
-class AdaptiveAvgPool2d(_AdaptiveAvgPoolNd):
-    """Means of as many windows as the output has elements (torch's ``nn.AdaptiveAvgPool2d``).
+class LPPool2d(_LPPoolNd):
+    """The p-norm of each window (torch's ``nn.LPPool2d``).
 
-    Input (N, C, H, W) or (C, H, W), output alike with ``output_size``: one number, or one for each dimension, where None
-    keeps the input's.
+    Input (N, C, H, W) or (C, H, W), output alike. Arguments as :class:`LPPool1d`; sizes are one number, or one for each
+    dimension.
     """
 
     def forward(self, input: jax.Array) -> jax.Array:
-        return F.adaptive_avg_pool2d(input, self.output_size)
+        return F.lp_pool2d(input, *self._arguments())
 
 
-class AdaptiveAvgPool3d(_AdaptiveAvgPoolNd):
-    """Means of as many windows as the output has elements (torch's ``nn.AdaptiveAvgPool3d``).
+class LPPool3d(_LPPoolNd):
+    """The p-norm of each window (torch's ``nn.LPPool3d``).
 
-    Input (N, C, D, H, W) or (C, D, H, W), output alike with ``output_size``, as of :class:`AdaptiveAvgPool2d`.
+    Input (N, C, D, H, W) or (C, D, H, W), output alike. Arguments as :class:`LPPool2d`.
     """
 
     def forward(self, input: jax.Array) -> jax.Array:
-        return F.adaptive_avg_pool3d(input, self.output_size)
+        return F.lp_pool3d(input, *self._arguments())
