@@ -276,7 +276,7 @@ class TracedPackedSequence(PackedSequence):
         return len(self._fields)
 
     def __repr__(self) -> str:
-        if is_concrete(self._lengths):
+        if isinstance(self._lengths, jax.Array) and is_concrete(self._lengths):
             return repr(self._known(""))
         return f"PackedSequence(padded={self._values}, lengths={self._lengths})"
 

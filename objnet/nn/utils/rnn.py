@@ -114,16 +114,20 @@ def pad_packed_sequence(
             "Expected total_length to be at least the length of the longest sequence in input, but got "
             f"total_length={total_length} where the longest{may} have {length} steps"
         )
+    original = sequence._order[1]
+    on_the_host = on_host(values) and is_concrete(lengths) and (original is None or is_concrete(original))
+    xp: Any = jnp
+    if on_the_host:
+        xp, values, lengths, original = np, *(None if x is None else host(x) for x in (values, lengths, original))
     if total_length is not None:
-        values = jnp.pad(values, [(0, total_length - length)] + [(0, 0)] * (values.ndim - 1))
-    steps = jnp.arange(values.shape[0])[:, None]
+        values = xp.pad(values, [(0, total_length - length)] + [(0, 0)] * (values.ndim - 1))
+    steps = xp.arange(values.shape[0])[:, None]
     exists = (steps < lengths.astype(steps.dtype)[None]).reshape(*values.shape[:2], *[1] * (values.ndim - 2))
-    values = jnp.where(exists, values, jnp.asarray(padding_value, values.dtype))
-    if sequence._order[1] is not None:
-        original = sequence._order[1]
-        values = values.at[:, original].get(mode="fill")
-        lengths = constant(host(lengths)[host(original)]) if is_concrete(original) else lengths[original]
-    return values.swapaxes(0, 1) if batch_first else values, lengths
+    values = xp.where(exists, values, xp.asarray(padding_value).astype(values.dtype))
+    if original is not None:
+        values, lengths = values.take(original, 1), lengths.take(original, 0)
+    values = values.swapaxes(0, 1) if batch_first else values
+    return (jax.device_put(values), constant(lengths)) if on_the_host else (values, lengths)
 
 
 def pad_sequence(sequences: Any, batch_first: bool = False, padding_value: float = 0.0, padding_side: str = "right") -> jax.Array:

@@ -1,4 +1,4 @@
-"""LSTM against torch: every option, gradients of every order, random numbers, dtypes, refusals."""
+"""Recurrent layers and cells against torch: every option, gradients of every order, random numbers, dtypes, refusals."""
 
 from __future__ import annotations
 
@@ -187,24 +187,131 @@ def test_one_key_between_layers(layers, p, train, keys, monkeypatch):
     assert len(drawn) == keys
 
 
-# -- cell ---------------------------------------------------------------------------------------------------------------------
+# -- the others ---------------------------------------------------------------------------------------------------------------
+
+GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
+OTHERS = ["gru", "rnn_tanh", "rnn_relu"]
 
 
-@pytest.mark.parametrize("rows", [(), (3,), (0,)])
-@pytest.mark.parametrize("biases", [0, 1, 2])
-def test_cell(rows, biases):
-    params = weights()[: 2 + biases]
-    arrays = (normal(*rows, INPUT), normal(*rows, HIDDEN, seed=1), normal(*rows, HIDDEN, seed=2), *params)
+def others(name, layers, directions, bias=True, dtype="float32"):
+    """Parameters in torch's order of a kind with one state."""
+    rows, made = GATES[name] * HIDDEN, []
+    for layer in range(layers):
+        for _ in range(directions):
+            shapes = [(rows, HIDDEN * directions if layer else INPUT), (rows, HIDDEN)] + [(rows,)] * (2 * bias)
+            made += [normal(*shape, seed=len(made) + i, dtype=dtype) / 2 for i, shape in enumerate(shapes)]
+    return made
 
-    def mine(x, h, c, *params):
-        return jnp.concatenate(ours.lstm_cell(x, (h, c), *params), -1)
 
-    def theirs(x, h, c, *params):
+def joined(results):
+    """The results flat; arrays or tensors."""
+    return (torch.cat if isinstance(results[0], torch.Tensor) else jnp.concatenate)([y.reshape(-1) for y in results])
+
+
+@settings(max_examples=5, deadline=None, derandomize=True)
+@given(
+    st.sampled_from(OTHERS),
+    st.integers(1, 2),
+    st.integers(1, 2),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from(["float32", "float32", "bfloat16", "float64"]),
+)
+def test_every_option_of_the_others(name, layers, directions, bias, batch_first, dtype):
+    with jax.enable_x64(dtype == "float64"):
+        x = normal(*((BATCH, LENGTH) if batch_first else (LENGTH, BATCH)), INPUT, dtype=dtype)
+        h = normal(layers * directions, BATCH, HIDDEN, seed=1, dtype=dtype)
+        options = (bias, layers, 0.0, False, directions == 2, batch_first)
+        assert_parity(
+            lambda x, h, *params: joined(getattr(ours, name)(x, h, params, *options)),
+            lambda x, h, *params: joined(getattr(torch, name)(x, h, params, *options)),
+            *(x, h, *others(name, layers, directions, bias, dtype)),
+            **({"atol": 0.2, "rtol": 0.05} if dtype == "bfloat16" else {}),
+        )
+
+
+def test_derivatives_of_every_order_of_gru_with_lengths():
+    with jax.enable_x64(True):
+        arrays = (normal(LENGTH, BATCH, INPUT, dtype="float64"), normal(2, BATCH, HIDDEN, seed=1, dtype="float64"))
+        lengths = jnp.asarray([2, 4])
+
+        def mine(x, h, *params):
+            return joined(ours.gru(x, h, params, True, 1, 0.0, False, True, False, lengths))
+
+        assert_derivatives(mine, *arrays, *others("gru", 1, 2, dtype="float64"), rtol=1e-4)
+
+
+def test_the_product_of_an_unfinished_gate_is_no_part_of_the_loop():
+    params, x = others("gru", 1, 1), normal(LENGTH, BATCH, INPUT)
+
+    def loss(w_hh):
+        return jnp.sum(ours.gru(x, None, [params[0], w_hh, *params[2:]], True, 1, 0.0, False, False, False)[0])
+
+    scans = [e for e in jax.make_jaxpr(jax.grad(loss))(params[1]).jaxpr.eqns if e.primitive.name == "scan"]
+    assert len(scans) == 2
+    assert all(v.aval.shape != params[1].shape for scan in scans for v in scan.outvars)
+
+
+# -- lengths ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", GATES)
+def test_lengths_are_rows_of_their_own(name):
+    lengths, params = [3, 5, 1], weights(2, 2) if name == "lstm" else others(name, 2, 2)
+    x = normal(LENGTH, 3, INPUT)
+    padded = x.at[3:, 0].set(jnp.nan).at[1:, 2].set(jnp.inf)
+    options = (params, True, 2, 0.0, False, True, False)
+    states = (normal(4, 3, HIDDEN, seed=1), normal(4, 3, HIDDEN, seed=2))
+    hx = (lambda i: tuple(s[:, i] for s in states)) if name == "lstm" else (lambda i: states[0][:, i])
+
+    def run(x, lengths):
+        results = getattr(ours, name)(x, hx(slice(None)), *options, lengths=lengths)
+        return sum(jnp.sum(jnp.sin(r)) for r in results), results
+
+    (_, results), gradient = jax.jit(jax.value_and_grad(run, has_aux=True))(padded, jnp.asarray(lengths, "uint8"))
+    for i, length in enumerate(lengths):
+        output, *last = getattr(ours, name)(x[:length, i], hx(i), *options)
+        np.testing.assert_allclose(results[0][:length, i], output, rtol=1e-5, atol=1e-6)
+        assert not results[0][length:, i].any()
+        assert not gradient[length:, i].any()
+        for ours_, wanted in zip(results[1:], last, strict=True):
+            np.testing.assert_allclose(ours_[:, i], wanted, rtol=1e-5, atol=1e-6)
+    assert np.isfinite(gradient).all()
+
+
+def test_lengths_refused():
+    x, params = normal(LENGTH, BATCH, INPUT), others("gru", 1, 1)
+    for lengths in (jnp.asarray([1]), jnp.asarray([1.0, 2.0]), jnp.asarray([-1, 2]), jnp.asarray([1, LENGTH + 1])):
+        with pytest.raises(RuntimeError, match="lengths must be"):
+            ours.gru(x, None, params, True, 1, 0.0, False, False, False, lengths)
+
+
+# -- cells --------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "biases"),
+    [("lstm", (), 1), ("lstm", (3,), 2), ("gru", (3,), 2), ("gru", (0,), 0), ("gru", (), 1), ("rnn_tanh", (3,), 2)]
+    + [("rnn_relu", (3,), 0)],
+)
+def test_cell(name, rows, biases):
+    params = (weights() if name == "lstm" else others(name, 1, 1))[: 2 + biases]
+    states = [normal(*rows, HIDDEN, seed=1), normal(*rows, HIDDEN, seed=2)][: 1 + (name == "lstm")]
+
+    def mine(x, *arrays):
+        hx, params = arrays[: len(states)], arrays[len(states) :]
+        return joined(getattr(ours, f"{name}_cell")(x, hx, *params) if name == "lstm" else [mine_of_one(x, *hx, *params)])
+
+    def mine_of_one(*arrays):
+        return getattr(ours, f"{name}_cell")(*arrays)
+
+    def theirs(x, *arrays):
         two = (lambda x: x) if rows else (lambda x: x[None])
-        h, c = torch.lstm_cell(two(x), (two(h), two(c)), *params)
-        return torch.cat([h, c], -1).reshape(*rows, 2 * HIDDEN)
+        hx, params = [two(h) for h in arrays[: len(states)]], arrays[len(states) :]
+        result = getattr(torch, f"{name}_cell")(two(x), hx if name == "lstm" else hx[0], *params)
+        return joined(result if name == "lstm" else [result])
 
-    assert_parity(mine, theirs, *arrays)
+    assert_parity(mine, theirs, normal(*rows, INPUT), *states, *params)
 
 
 def test_gates_are_in_torchs_order():
