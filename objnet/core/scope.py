@@ -63,3 +63,13 @@ def outside() -> Iterator[None]:
         yield
     finally:
         _scope.reset(token)
+
+
+@contextmanager
+def entered(kind: str, module: Any = None) -> Iterator[None]:
+    """A scope for a ``with`` block; of kind ``BUILD`` for what gives first values outside a constructor."""
+    token = enter(kind, module)
+    try:
+        yield
+    finally:
+        _scope.reset(token)
