@@ -176,6 +176,8 @@ class PureFrame(frame.Frame):
         for found, place in self.names.places.items():
             if found in self._bound or (found in inside and not self.applies):  # handed over when its frame ends
                 continue
+            if found.awaits(self):
+                continue
             self._bound[found] = None
             if isinstance(found, Parameter):
                 self.values.setdefault(found._grad, None)

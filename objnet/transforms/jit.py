@@ -14,7 +14,7 @@ import threading
 import types
 import weakref
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -55,15 +55,16 @@ MAX_BINDINGS = 32
 class Compiled:
     """A compiled function; what :func:`jit` returns."""
 
-    def __init__(self, function: Callable[..., Any], static_argnums: Any, static_argnames: Any, keep_grads: bool, donate: bool):
+    def __init__(self, function: Callable[..., Any], static_argnums: Any, static_argnames: Any, keep_grads: bool, donate: bool, compiler_options: Any):
         self._function = function
         self._static_argnums, self._static_argnames = static_arguments(function, static_argnums, static_argnames)
         self._keep_grads = keep_grads
         self._donate = donate
+        self._compiler_options = compiler_options
         self._by_shape = False
         self._ignored = _ignored.setdefault(_anchor(function), {})
         self._bindings: OrderedDict[Any, Binding] = OrderedDict()
-        self._options = (self._static_argnums, self._static_argnames, keep_grads, donate)
+        self._options = (self._static_argnums, self._static_argnames, keep_grads, donate, _key(compiler_options))
         functools.update_wrapper(self, function, updated=())
 
     def __objnet_capture__(self, visit: Any) -> Any:
@@ -225,7 +226,8 @@ class Compiled:
                 reachable = list(dict.fromkeys([*capture.variables, key_stream]))
             lifted = list(dict.fromkeys([*reachable, *traced]))
             layout = found.layout(lifted, capture.objects)
-            program = Program(layout, self._donate and bool(layout.donated) and not has_callback(jaxpr.jaxpr))
+            donates = self._donate and bool(layout.donated) and not has_callback(jaxpr.jaxpr)
+            program = Program(layout, donates, self._compiler_options)
             first = replay(jaxpr, shapes, traced, list(found.out), layout, lifted)
             if max((*layout.donated, *layout.kept, *layout.extra, -1)) < len(reachable):
                 programs[self._options, shape, facts] = program
@@ -360,6 +362,7 @@ def jit(
     static_argnames: Any = (),
     keep_grads: bool = False,
     donate: bool = True,
+    compiler_options: Mapping[str, Any] | None = None,
 ) -> Any:
     """Compile a function, a method or a module; models, optimizers and random keys it reaches are captured, not listed.
 
@@ -371,6 +374,8 @@ def jit(
         static_argnums, static_argnames: arguments whose value is part of the program, as in ``jax.jit``.
         keep_grads: whether gradients an optimizer consumes inside stay readable as ``p.grad`` afterwards.
         donate: whether the old values of Variables the function writes give their memory to the new ones.
+        compiler_options: XLA's, as in ``jax.jit``; None takes what :mod:`objnet.transforms.compiler` found to pay, ``{}`` none.
+            Inside another program that program's options hold.
 
     Raises:
         StaticAttributeError: a Python number, list or global was changed in a way the program cannot repeat.
@@ -378,16 +383,24 @@ def jit(
     """
     if function is None:
         return functools.partial(
-            jit, static_argnums=static_argnums, static_argnames=static_argnames, keep_grads=keep_grads, donate=donate
+            jit,
+            static_argnums=static_argnums,
+            static_argnames=static_argnames,
+            keep_grads=keep_grads,
+            donate=donate,
+            compiler_options=compiler_options,
         )
     if not callable(function):
         raise TypeError(f"objnet.jit takes a function or a module, got {function!r}")
-    options = (_key(static_argnums), _key(static_argnames), keep_grads, donate)
+    options = (_key(static_argnums), _key(static_argnames), keep_grads, donate, _key(compiler_options))
     cache = function.__dict__.setdefault("_objnet_jit", {}) if hasattr(type(function), "__objnet_capture__") else {}
     if options not in cache:
-        cache[options] = Compiled(function, static_argnums, static_argnames, keep_grads, donate)
+        cache[options] = Compiled(function, static_argnums, static_argnames, keep_grads, donate, compiler_options)
     return cache[options]
 
 
 def _key(value: Any) -> Any:
-    return value if isinstance(value, (int, str)) else tuple(value or ())
+    """Options as a hashable value; None of compiler options is not the empty dict."""
+    if isinstance(value, Mapping):
+        return tuple(value.items())
+    return value if isinstance(value, (int, str, type(None))) else tuple(value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +16,7 @@ from objnet.core.frame import DROPPED, UNSET
 from objnet.core.rng import key_stream
 from objnet.core.variable import Gradient, Variable
 from objnet.transforms.autodiff import gradients_in
+from objnet.transforms.compiler import default_options
 
 _NUMBERS = (int, float, complex)
 in_progress = threading.local()  # .call is what a trace needs of the call in progress
@@ -88,15 +89,17 @@ class Layout(NamedTuple):
 
 
 class Program:
-    """One compiled program: its layout and the jitted function, with and without donation."""
+    """One compiled program: its layout and the jitted function, as the outermost program and as part of another one."""
 
-    def __init__(self, layout: Layout, donates: bool):
+    def __init__(self, layout: Layout, donates: bool, compiler_options: Mapping[str, Any] | None):
         def body(donated: list[Any], kept: list[Any], dynamic: tuple[Any, ...]) -> list[Any]:
             return run_body(donated, kept, dynamic)
 
         self.layout = layout
-        self.plain = jax.jit(body)  # of the same function, so that both share their traces
-        self.donating = jax.jit(body, donate_argnums=(0,)) if donates else self.plain
+        # of the same function, so that both share their traces; jax takes options and donates in the outermost program only
+        self.plain = jax.jit(body)
+        options = dict(default_options() if compiler_options is None else compiler_options)
+        self.donating = jax.jit(body, donate_argnums=(0,) if donates else (), compiler_options=options)
         self.effects = layout.created or layout.attributes or layout.exposed or layout.gradients
 
 
