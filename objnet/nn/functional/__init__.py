@@ -82,6 +82,7 @@ from objnet.nn.functional.lp_pooling import (
     lp_pool2d,
     lp_pool3d,
 )
+from objnet.nn.functional.multihead import multi_head_attention_forward
 from objnet.nn.functional.normalization import group_norm, layer_norm, rms_norm
 from objnet.nn.functional.pad import pad
 from objnet.nn.functional.pooling import (
@@ -213,6 +214,7 @@ __all__ = [
     "max_unpool3d",
     "mish",
     "mse_loss",
+    "multi_head_attention_forward",
     "multi_margin_loss",
     "multilabel_margin_loss",
     "multilabel_soft_margin_loss",

@@ -41,12 +41,14 @@ from objnet.nn.modules.adaptive_pooling import (
     AdaptiveMaxPool2d,
     AdaptiveMaxPool3d,
 )
+from objnet.nn.modules.attention import MultiheadAttention
 from objnet.nn.modules.batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from objnet.nn.modules.channelshuffle import (
     ChannelShuffle,
 )
 from objnet.nn.modules.container import ModuleDict, ModuleList, Sequential
 from objnet.nn.modules.conv import Conv1d, Conv2d, Conv3d
+from objnet.nn.modules.conv_lstm import ConvLSTM1dCell, ConvLSTM2dCell, ConvLSTM3dCell
 from objnet.nn.modules.conv_transpose import ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from objnet.nn.modules.distance import CosineSimilarity, PairwiseDistance
 from objnet.nn.modules.dropout import AlphaDropout, Dropout, Dropout1d, Dropout2d, Dropout3d, FeatureAlphaDropout
@@ -57,6 +59,23 @@ from objnet.nn.modules.fractional_pooling import (
     FractionalMaxPool3d,
 )
 from objnet.nn.modules.instancenorm import InstanceNorm1d, InstanceNorm2d, InstanceNorm3d
+from objnet.nn.modules.lazy_conv import (
+    LazyConv1d,
+    LazyConv2d,
+    LazyConv3d,
+    LazyConvTranspose1d,
+    LazyConvTranspose2d,
+    LazyConvTranspose3d,
+)
+from objnet.nn.modules.lazy_linear import LazyLinear
+from objnet.nn.modules.lazy_norm import (
+    LazyBatchNorm1d,
+    LazyBatchNorm2d,
+    LazyBatchNorm3d,
+    LazyInstanceNorm1d,
+    LazyInstanceNorm2d,
+    LazyInstanceNorm3d,
+)
 from objnet.nn.modules.linear import Bilinear, Identity, Linear
 from objnet.nn.modules.linear_cross_entropy_options import LinearCrossEntropyOptions
 from objnet.nn.modules.loss import (
@@ -118,10 +137,18 @@ from objnet.nn.modules.pooling import (
     MaxPool2d,
     MaxPool3d,
 )
+from objnet.nn.modules.recurrent_cores import DeepRNNCell, IdentityCell, ResetCell, RNNCore, Unroll
 from objnet.nn.modules.rnn import GRU, LSTM, RNN, RNNBase
 from objnet.nn.modules.rnn_cell import GRUCell, LSTMCell, RNNCell, RNNCellBase
 from objnet.nn.modules.sparse import Embedding
 from objnet.nn.modules.syncbatchnorm import SyncBatchNorm
+from objnet.nn.modules.transformer import (
+    Transformer,
+    TransformerDecoder,
+    TransformerDecoderLayer,
+    TransformerEncoder,
+    TransformerEncoderLayer,
+)
 from objnet.nn.modules.unpooling import (
     MaxUnpool1d,
     MaxUnpool2d,
@@ -170,6 +197,9 @@ __all__ = [
     "Conv1d",
     "Conv2d",
     "Conv3d",
+    "ConvLSTM1dCell",
+    "ConvLSTM2dCell",
+    "ConvLSTM3dCell",
     "ConvTranspose1d",
     "ConvTranspose2d",
     "ConvTranspose3d",
@@ -177,6 +207,7 @@ __all__ = [
     "CosineSimilarity",
     "CrossEntropyLoss",
     "CrossMapLRN2d",
+    "DeepRNNCell",
     "Dropout",
     "Dropout1d",
     "Dropout2d",
@@ -197,6 +228,7 @@ __all__ = [
     "HingeEmbeddingLoss",
     "HuberLoss",
     "Identity",
+    "IdentityCell",
     "InstanceNorm1d",
     "InstanceNorm2d",
     "InstanceNorm3d",
@@ -207,6 +239,19 @@ __all__ = [
     "LPPool3d",
     "LSTMCell",
     "LayerNorm",
+    "LazyBatchNorm1d",
+    "LazyBatchNorm2d",
+    "LazyBatchNorm3d",
+    "LazyConv1d",
+    "LazyConv2d",
+    "LazyConv3d",
+    "LazyConvTranspose1d",
+    "LazyConvTranspose2d",
+    "LazyConvTranspose3d",
+    "LazyInstanceNorm1d",
+    "LazyInstanceNorm2d",
+    "LazyInstanceNorm3d",
+    "LazyLinear",
     "LeakyReLU",
     "Linear",
     "LinearCrossEntropyLoss",
@@ -228,6 +273,7 @@ __all__ = [
     "MultiLabelMarginLoss",
     "MultiLabelSoftMarginLoss",
     "MultiMarginLoss",
+    "MultiheadAttention",
     "NLLLoss",
     "NLLLoss2d",
     "PReLU",
@@ -241,6 +287,7 @@ __all__ = [
     "RNNBase",
     "RNNCell",
     "RNNCellBase",
+    "RNNCore",
     "RReLU",
     "ReLU",
     "ReLU6",
@@ -250,6 +297,7 @@ __all__ = [
     "ReplicationPad1d",
     "ReplicationPad2d",
     "ReplicationPad3d",
+    "ResetCell",
     "Sequential",
     "SiLU",
     "Sigmoid",
@@ -265,10 +313,16 @@ __all__ = [
     "Tanh",
     "Tanhshrink",
     "Threshold",
+    "Transformer",
+    "TransformerDecoder",
+    "TransformerDecoderLayer",
+    "TransformerEncoder",
+    "TransformerEncoderLayer",
     "TripletMarginLoss",
     "TripletMarginWithDistanceLoss",
     "Unflatten",
     "Unfold",
+    "Unroll",
     "Upsample",
     "UpsamplingBilinear2d",
     "UpsamplingNearest2d",

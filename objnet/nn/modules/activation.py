@@ -6,6 +6,7 @@ import jax
 
 from objnet.nn import functional as F
 from objnet.nn.module import Module
+from objnet.nn.modules.attention import MultiheadAttention
 from objnet.nn.modules.clipping import Hardshrink, Hardsigmoid, Hardswish, Hardtanh, ReLU6, Softshrink
 from objnet.nn.modules.rectifier import CELU, ELU, SELU, InplaceActivation, LeakyReLU, PReLU, ReLU, RReLU, Threshold
 from objnet.nn.modules.softmax import LogSoftmax, Softmax, Softmax2d, Softmin
@@ -24,6 +25,7 @@ __all__ = [
     "LogSigmoid",
     "LogSoftmax",
     "Mish",
+    "MultiheadAttention",
     "PReLU",
     "RReLU",
     "ReLU",

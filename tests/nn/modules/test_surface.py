@@ -15,6 +15,7 @@ import objnet.nn.functional as F  # noqa: E402
 from objnet import nn  # noqa: E402
 from objnet.transforms.jit import jit  # noqa: E402
 from objnet.transforms.pure import transform_with_state  # noqa: E402
+from tests.nn.module_parity import parameters_of  # noqa: E402
 
 # A constructor and an input for each layer that holds arrays.
 LAYERS = {
@@ -80,8 +81,7 @@ def test_positional_arguments_follow_torch():
     for name in nn.modules.__all__:
         if name == "LSTM":
             continue
-        ours, theirs = (list(inspect.signature(getattr(m, name)).parameters.items()) for m in (nn, torch.nn))
-        assert [(n, p.kind, p.default) for n, p in ours] == [(n, p.kind, p.default) for n, p in theirs], name
+        assert parameters_of(getattr(nn, name)) == parameters_of(getattr(torch.nn, name)), name
 
 
 def test_double_precision_where_jax_has_it():
