@@ -1,4 +1,4 @@
-"""``layer_norm``, ``batch_norm`` and ``normalize`` against torch."""
+"""``layer_norm``, ``rms_norm``, ``group_norm``, ``batch_norm`` and ``normalize`` against torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from objnet.core.variable import Buffer  # noqa: E402
 from objnet.nn.functional._common import ImmutableArrayError  # noqa: E402
 from objnet.nn.functional.batchnorm import batch_norm, batch_norm_stats  # noqa: E402
 from objnet.nn.functional.distance import normalize  # noqa: E402
-from objnet.nn.functional.normalization import layer_norm  # noqa: E402
+from objnet.nn.functional.normalization import group_norm, layer_norm, rms_norm  # noqa: E402
 from tests.nn.parity import (  # noqa: E402
     assert_close,
     assert_derivatives,
@@ -119,6 +119,97 @@ def test_layer_norm_dtypes_refused():
     for dtype in ("int32", "complex64"):
         x = jnp.ones((2, 4), dtype)
         assert_same_error(lambda: layer_norm(x, (4,)), lambda: F.layer_norm(to_torch(x), (4,)))
+
+
+# -- rms_norm ----------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=6, deadline=None)
+@given(
+    shape=st.sampled_from([(4,), (2, 3)]),
+    affine=st.booleans(),
+    eps=st.sampled_from([None, 1e-5, 0.1]),
+    dtype=FLOATS,
+    scale=st.sampled_from([1.0, 1e-3]),  # the smaller one shows which epsilon None is
+)
+def test_rms_norm(shape, affine, eps, dtype, scale):
+    x = normal(2, *shape, dtype=dtype, scale=scale)
+    weights = [normal(*shape, dtype=dtype, seed=1)] if affine else []
+    loose = {} if dtype == "float32" else {"rtol": 5e-2, "atol": 5e-2}
+    assert_parity(lambda x, *w: rms_norm(x, shape, *w, eps=eps), lambda x, *w: F.rms_norm(x, shape, *w, eps=eps), x, *weights,
+                  gradients=[0] if scale == 1.0 else [], **loose)  # fmt: skip
+
+
+def test_rms_norm_derivatives_and_degenerate_inputs():
+    with jax.enable_x64(True):
+        x, w = normal(2, 3, dtype="float64"), normal(3, dtype="float64", seed=1)
+        assert_derivatives(lambda x, w: rms_norm(x, (3,), w), x, w)
+        small = jnp.full((1, 3), 1e-8)
+        assert_close(rms_norm(small, (3,)), F.rms_norm(to_torch(small), (3,)))
+    for x in (jnp.zeros((1, 3)), jnp.zeros((0, 3))):
+        assert_parity(lambda x: rms_norm(x, (3,)), lambda x: F.rms_norm(x, (3,)), x)
+    x = jnp.asarray([[1 + 2j, 3, 4]])
+    assert_close(rms_norm(x, (3,)), F.rms_norm(to_torch(x), (3,)), rtol=1e-5)
+    x, w = normal(2, 3, dtype="bfloat16"), normal(3)
+    with pytest.warns(UserWarning, match="Mismatch dtype"):
+        expected = F.rms_norm(to_torch(x), (3,), to_torch(w))
+    assert_close(rms_norm(x, (3,), w), expected)
+
+
+def test_rms_norm_keeps_the_output_and_one_number_a_row():
+    x = normal(16, 32)
+    kept = jax.eval_shape(lambda x: jax.vjp(lambda x: rms_norm(x, (32,)), x)[1], x)
+    assert sum(leaf.size for leaf in jax.tree.leaves(kept)) <= x.size + 2 * 16
+
+
+@pytest.mark.parametrize(
+    ("dtype", "normalized_shape", "weight"),
+    [("float32", 3, None), ("float32", (), None), ("float32", (2,), None), ("float32", (3,), (1, 3)), ("int32", (3,), None),
+     ("bool", (3,), None)],
+)  # fmt: skip
+def test_rms_norm_refusals(dtype, normalized_shape, weight):
+    x, ps = jnp.ones((2, 3), dtype), [] if weight is None else [jnp.ones(weight)]
+    assert_same_error(
+        lambda: rms_norm(x, normalized_shape, *ps), lambda: F.rms_norm(to_torch(x), normalized_shape, *map(to_torch, ps))
+    )
+
+
+# -- group_norm --------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=6, deadline=None)
+@given(
+    shape=st.sampled_from([(3, 4), (2, 4, 3), (1, 4, 2, 2), (0, 4, 3)]),
+    groups=st.sampled_from([1, 2, 4]),
+    affine=st.sampled_from([(), ("weight",), ("bias",), ("weight", "bias")]),
+    dtype=FLOATS,
+    eps=st.sampled_from([1e-5, 0.1]),
+)
+def test_group_norm(shape, groups, affine, dtype, eps):
+    arrays = [normal(*shape, dtype=dtype, scale=2, shift=1), *(normal(4, dtype=dtype, seed=i + 1) for i, _ in enumerate(affine))]
+    loose = {"atol": 1e-4} if dtype == "float32" else {"rtol": 5e-2, "atol": 0.1 if dtype == "bfloat16" else 2e-2}
+
+    def call(function):
+        return lambda x, *ps: function(x, groups, eps=eps, **dict(zip(affine, ps)))
+
+    assert_parity(call(group_norm), call(F.group_norm), *arrays, **loose)
+
+
+@pytest.mark.parametrize(
+    ("shape", "groups", "weight"),
+    [((3,), 1, None), ((1, 3), 3, None), ((2, 3, 4), 2, None), ((2, 3, 4), 0, None), ((2, 3, 4), -1, None), ((2, 4), 2, (3,)),
+     ((2, 4), 2, (4, 1))],
+)  # fmt: skip
+def test_group_norm_refusals(shape, groups, weight):
+    assert group_norm(jnp.ones((2, 4, 0)), 2).shape == (2, 4, 0)
+    x, ps = normal(*shape), [] if weight is None else [jnp.ones(weight)]
+    assert_same_error(lambda: group_norm(x, groups, *ps), lambda: F.group_norm(to_torch(x), groups, *map(to_torch, ps)))
+
+
+def test_group_norm_dtypes_refused():
+    for dtype, parameters in [("int32", []), ("complex64", []), ("float32", ["bfloat16"]), ("bfloat16", ["bfloat16", "float32"])]:
+        x, ps = jnp.ones((2, 4), dtype), [jnp.ones(4, d) for d in parameters]
+        assert_same_error(lambda: group_norm(x, 2, *ps), lambda: F.group_norm(to_torch(x), 2, *map(to_torch, ps)))
 
 
 # -- batch_norm --------------------------------------------------------------------------------------------------------
