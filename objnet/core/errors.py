@@ -80,6 +80,14 @@ class UnsetVariableError(ObjnetError, RuntimeError):
     """A Variable has no value here: its trace ended, or the values were never loaded."""
 
 
+class UninitializedError(UnsetVariableError, ValueError):
+    """A lazy parameter or buffer was used before it had a shape, or would get it inside a transform it is older than."""
+
+
+class TorchOnlyError(ObjnetError, NotImplementedError):
+    """A name of torch's that has no meaning in JAX was used."""
+
+
 class MissingRngError(UnsetVariableError, ValueError):
     """A random key is needed and the pure function was given ``rng=None``."""
 

@@ -2,9 +2,31 @@
 
 from __future__ import annotations
 
-from objnet.nn import functional, init, modules, parameter, utils
+from objnet.nn import functional, grad, init, modules, parallel, parameter, utils
+from objnet.nn.factory import factory_kwargs
 from objnet.nn.module import Module
 from objnet.nn.modules import *  # noqa: F403  (every layer has one list of names, in modules/__init__.py)
-from objnet.nn.parameter import Buffer, Parameter
+from objnet.nn.parameter import Buffer, Parameter, UninitializedBuffer, UninitializedParameter
+from objnet.nn.torch_only import DataParallel, intrinsic, qat, quantizable, quantized
 
-__all__ = ["Buffer", "Module", "Parameter", "functional", "init", "modules", "parameter", "utils", *modules.__all__]
+__all__ = [
+    "Buffer",
+    "DataParallel",
+    "Module",
+    "Parameter",
+    "UninitializedBuffer",
+    "UninitializedParameter",
+    "factory_kwargs",
+    "functional",
+    "grad",
+    "init",
+    "intrinsic",
+    "modules",
+    "parallel",
+    "parameter",
+    "qat",
+    "quantizable",
+    "quantized",
+    "utils",
+    *modules.__all__,
+]

@@ -15,6 +15,7 @@ from objnet.core.variable import Parameter
 from objnet.nn.attributes import Attributes
 from objnet.nn.hooks import GLOBAL_RUNNING, HOOKS, Hooks, install_backward_error, new_hooks
 from objnet.nn.serialization import Serialization
+from objnet.nn.torch_only import TorchOnlyMethods
 from objnet.nn.traversal import Traversal
 
 _M = TypeVar("_M", bound="Module")
@@ -51,7 +52,7 @@ def _refuse_unflattening(_: Any, __: Any) -> Any:
     raise AssertionError("modules are never flattened")
 
 
-class Module(Attributes, Traversal, Serialization, Hooks):
+class Module(Attributes, Traversal, Serialization, Hooks, TorchOnlyMethods):
     """Base class of all modules (torch's ``nn.Module``).
 
     Assigning a Parameter, Buffer or Module to an attribute registers it; assigning a jax array (or a tuple, list or dict of
@@ -155,7 +156,7 @@ class Module(Attributes, Traversal, Serialization, Hooks):
                 if cell is None or id(cell) in seen or cell._peek() is None:
                     continue
                 seen.add(id(cell))
-                cell._set(jax.tree.map(fn, cell._read()))
+                cell.apply_(fn)
                 if isinstance(cell, Parameter) and isinstance(cell._grad._peek(), jax.Array):
                     cell.grad = fn(cell.grad)  # type: ignore[arg-type]
         return self

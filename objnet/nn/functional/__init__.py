@@ -32,6 +32,7 @@ from objnet.nn.functional.conv import conv1d, conv2d, conv3d, conv_tbc
 from objnet.nn.functional.conv_transpose import conv_transpose1d, conv_transpose2d, conv_transpose3d
 from objnet.nn.functional.distance import cosine_similarity, normalize, pairwise_distance, pdist
 from objnet.nn.functional.dropout import alpha_dropout, dropout, dropout1d, dropout2d, dropout3d, feature_alpha_dropout
+from objnet.nn.functional.embedding_bag import embedding_bag
 from objnet.nn.functional.fold import fold, unfold
 from objnet.nn.functional.fractional import (
     fractional_max_pool2d,
@@ -121,6 +122,7 @@ from objnet.nn.functional.unpool import (
     max_unpool2d,
     max_unpool3d,
 )
+from objnet.nn.torch_only import grouped_mm, scaled_grouped_mm, scaled_mm
 
 __all__ = [
     "GRID_SAMPLE_INTERPOLATION_MODES",
@@ -164,6 +166,7 @@ __all__ = [
     "elu",
     "elu_",
     "embedding",
+    "embedding_bag",
     "feature_alpha_dropout",
     "fold",
     "fractional_max_pool2d",
@@ -175,6 +178,7 @@ __all__ = [
     "glu",
     "grid_sample",
     "group_norm",
+    "grouped_mm",
     "gru",
     "gru_cell",
     "gumbel_softmax",
@@ -240,6 +244,8 @@ __all__ = [
     "rrelu",
     "rrelu_",
     "scaled_dot_product_attention",
+    "scaled_grouped_mm",
+    "scaled_mm",
     "selu",
     "selu_",
     "sigmoid",

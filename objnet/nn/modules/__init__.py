@@ -46,7 +46,7 @@ from objnet.nn.modules.batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from objnet.nn.modules.channelshuffle import (
     ChannelShuffle,
 )
-from objnet.nn.modules.container import ModuleDict, ModuleList, Sequential
+from objnet.nn.modules.container import Container, ModuleDict, ModuleList, Sequential
 from objnet.nn.modules.conv import Conv1d, Conv2d, Conv3d
 from objnet.nn.modules.conv_lstm import ConvLSTM1dCell, ConvLSTM2dCell, ConvLSTM3dCell
 from objnet.nn.modules.conv_transpose import ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
@@ -140,7 +140,7 @@ from objnet.nn.modules.pooling import (
 from objnet.nn.modules.recurrent_cores import DeepRNNCell, IdentityCell, ResetCell, RNNCore, Unroll
 from objnet.nn.modules.rnn import GRU, LSTM, RNN, RNNBase
 from objnet.nn.modules.rnn_cell import GRUCell, LSTMCell, RNNCell, RNNCellBase
-from objnet.nn.modules.sparse import Embedding
+from objnet.nn.modules.sparse import Embedding, EmbeddingBag
 from objnet.nn.modules.syncbatchnorm import SyncBatchNorm
 from objnet.nn.modules.transformer import (
     Transformer,
@@ -194,6 +194,7 @@ __all__ = [
     "ConstantPad1d",
     "ConstantPad2d",
     "ConstantPad3d",
+    "Container",
     "Conv1d",
     "Conv2d",
     "Conv3d",
@@ -213,6 +214,7 @@ __all__ = [
     "Dropout2d",
     "Dropout3d",
     "Embedding",
+    "EmbeddingBag",
     "FeatureAlphaDropout",
     "Flatten",
     "Fold",

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import itertools
 import operator
+import warnings
 from collections import OrderedDict
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
 from typing import Any, Self
 
 from objnet.nn.module import Module, _block, _indent
 
-__all__ = ["ModuleDict", "ModuleList", "Sequential"]
+__all__ = ["Container", "ModuleDict", "ModuleList", "Sequential"]
 
 
 def absolute(index: Any, size: int) -> int:
@@ -104,6 +105,16 @@ class _Numbered(Module):
             delattr(self, name)
         for number, module in enumerate(modules):
             self._link("_modules", str(number), module)
+
+
+class Container(Module):
+    """Modules by keyword, deprecated as in torch (``nn.Container``): subclass :class:`Module` instead. Warns."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__()
+        warnings.warn("nn.Container is deprecated: subclass nn.Module instead", FutureWarning, stacklevel=2)
+        for name, module in kwargs.items():
+            self.add_module(name, module)
 
 
 class Sequential(_Numbered):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
-
+from objnet import errors
 from tests.nn import module_parity
 from tests.nn.table.columns import Result, attempt, described, quiet
 from tests.nn.two_worlds import OURS, THEIRS, Raised, outcome
@@ -54,12 +54,15 @@ def check_same(ours: Any, theirs: Any) -> None:
         assert ours == theirs, f"{ours!r}, torch {theirs!r}"
 
 
-def refusal(ours: Any, name: str) -> Result:
+def refusal(ours: Any) -> Result:
     """A name without a meaning in JAX raises one error that says what to use instead."""
+    required = [
+        p for p in inspect.signature(ours).parameters.values() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
+    ]
     try:
-        ours(*[torch.zeros(1).numpy()] * 2)
-    except NotImplementedError as error:
-        return None if "use" in str(error) or "instead" in str(error) else f"says no way out: {error}"
+        ours(*[OURS.ones(2, 2)] * len(required))
+    except errors.TorchOnlyError as error:
+        return None if "instead" in str(error) else f"says no way out: {error}"
     except Exception as error:
         return described(error)
     return "gives a result"

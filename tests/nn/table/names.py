@@ -74,7 +74,7 @@ def find(name: str, root: Any) -> Any:
     return value
 
 
-# Names that exist and raise one clear error, each with a call that torch takes.
+# Names that exist and raise one clear error.
 NO_MEANING = {
     "nn.DataParallel",
     "nn.functional.grouped_mm",

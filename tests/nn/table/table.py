@@ -43,7 +43,7 @@ def make(name: str, most: int | None = FEW) -> Row:
     except AttributeError:
         return Row(name, {"signature": "not there"})
     if name in names.NO_MEANING:
-        return Row(name, {"refusals": actions.refusal(ours, name)})
+        return Row(name, {"refusals": actions.refusal(ours)})
     if name in actions.ACTIONS:
         return Row(name, actions.row(name, ours, theirs))
     space = name.rpartition(".")[0]
