@@ -7,6 +7,7 @@ value is a jax array, or a pytree of them (an LSTM's ``self.hidden = (h, c)``).
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -95,6 +96,19 @@ class Variable:
         path = path_of(self)
         return f"{kind} {path!r}" if path else f"a {kind} that belongs to no module"
 
+    def awaits(self, inner: frame.Frame) -> bool:
+        """Whether this will get its first value in ``inner``, and is to be left alone until then (lazy parameters)."""
+        return False
+
+    def restorer(self) -> Callable[[], None]:
+        """What puts back the value of now, also where there is none."""
+        value = self._peek()
+        return lambda: None if self._peek() is value else frame.restore(self, value)
+
+    def apply_(self, function: Callable[[Any], Any]) -> None:
+        """Replace every array of the value by ``function`` of it."""
+        self._set(jax.tree.map(function, self._read()))
+
     # -- for users -----------------------------------------------------------------------------------------------------
 
     @property
@@ -162,7 +176,7 @@ class Buffer(TensorMethods, Variable):
         persistent: whether ``state_dict`` holds it.
     """
 
-    __slots__ = ("persistent",)
+    __slots__ = ("__dict__", "persistent")
 
     def __init__(self, data: Any, *, persistent: bool = True):
         super().__init__(data)

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from objnet.core import frame, scope
+from objnet.core import scope
 from objnet.core.foreign import to_host_or_jax
-from objnet.core.variable import UNSET, Buffer, Parameter, Variable
+from objnet.core.variable import UNSET, Buffer, Parameter
 
 EXTRA_STATE = "_extra_state"
 
@@ -190,8 +190,8 @@ class Serialization:
         entries: OrderedDict[str, Any] = OrderedDict(state_dict)
         if metadata is not None:
             entries._metadata = metadata  # type: ignore[attr-defined]
-        before: list[tuple[Variable, Any]] = [
-            (v, v._peek()) for m in self.modules() for v in (*m._parameters.values(), *m._buffers.values()) if v is not None  # type: ignore[attr-defined]
+        restorers = [
+            v.restorer() for m in self.modules() for v in (*m._parameters.values(), *m._buffers.values()) if v is not None  # type: ignore[attr-defined]
         ]
 
         def load(module: Any, local: dict[str, Any], prefix: str) -> None:
@@ -224,9 +224,8 @@ class Serialization:
                     "Error(s) in loading state_dict for {}:\n\t{}".format(type(self).__name__, "\n\t".join(messages))
                 )
         except BaseException:
-            for variable, value in before:
-                if variable._peek() is not value:
-                    frame.restore(variable, value)
+            for restore in restorers:
+                restore()
             raise
         finally:
             scope.reset(reset)
@@ -247,8 +246,11 @@ class Serialization:
         return self._register("_state_dict_pre_hooks", hook)  # type: ignore[attr-defined]
 
     def _register_load_state_dict_pre_hook(self, hook: Any, with_module: bool = False) -> Any:
+        if not with_module:
+            return self._register("_load_state_dict_pre_hooks", hook)  # type: ignore[attr-defined]
+
         def call(*args: Any) -> None:
-            hook(*((self, *args) if with_module else args))
+            hook(self, *args)
 
         return self._register("_load_state_dict_pre_hooks", call)  # type: ignore[attr-defined]
 

@@ -33,6 +33,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from objnet.core.precision import matmul_precision
+from objnet.nn.functional._common import widen
 from objnet.nn.functional._spatial import Array, padded, strided
 
 # More taps than this cost more in compilation and passes over memory than they gain.
@@ -55,6 +56,14 @@ def convolve(x: Array, w: Array, window: Window, groups: int) -> Array:
     if jax.default_backend() == "cpu" and x.dtype in (jnp.float32, jnp.float64):
         return _on_cpu(x, w, window, groups)
     return _direct(x, w, window, groups)
+
+
+def biased(y: Array, b: Array | None) -> Array:
+    """``y`` (N, O, *spatial) with ``b`` (O,), if there is one, added to every channel."""
+    if b is None:
+        return y
+    # in float32 for half precision: the gradient of the bias sums over the whole output
+    return (widen(y) + widen(b).reshape(1, -1, *[1] * (y.ndim - 2))).astype(y.dtype)
 
 
 def _on_cpu(x: Array, w: Array, window: Window, groups: int) -> Array:

@@ -8,11 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from objnet.core.arrays import as_array
-from objnet.nn.functional._common import widen
-from objnet.nn.functional._convolution import Window, convolve
+from objnet.nn.functional._convolution import Window, biased, convolve
 from objnet.nn.functional._spatial import batched, require, size, sizes
 
-__all__ = ["conv1d", "conv2d", "conv3d"]
+__all__ = ["conv1d", "conv2d", "conv3d", "conv_tbc"]
 
 
 def conv1d(
@@ -80,12 +79,48 @@ def conv3d(
     return _conv("conv3d", 3, input, weight, bias, stride, padding, dilation, groups)
 
 
+def conv_tbc(input: jax.Array, weight: jax.Array, bias: jax.Array, pad: int = 0) -> jax.Array:
+    """Cross-correlation over a sequence laid out (time, batch, channels) (torch's ``F.conv_tbc``).
+
+    Args:
+        input: (T, N, C).
+        weight: (K, C, O), of the input's dtype.
+        bias: (O,).
+        pad: zeros added at both ends of the time; negative takes away.
+
+    Returns:
+        (T + 2 * pad - K + 1, N, O), of the input's dtype.
+
+    Raises:
+        RuntimeError: shapes or dtypes that do not fit.
+        TypeError: no bias, or a ``pad`` that is no integer.
+        NotImplementedError: booleans.
+    """
+    x, w, b = as_array(input), as_array(weight), as_array(bias)
+    pad = size("conv_tbc", "pad", pad)
+    if x.ndim != 3 or w.ndim != 3 or x.shape[2] != w.shape[1] or b.shape != w.shape[2:]:
+        raise RuntimeError(
+            f"conv_tbc: input {x.shape}, weight {w.shape} and bias {b.shape} do not fit: (T, N, C), (K, C, O), (O,)"
+        )
+    check_arrays("conv_tbc", 1, x, w, None, "(K, C, O)")
+    length = x.shape[0] + 2 * pad - w.shape[0] + 1
+    if length < 0:
+        raise RuntimeError(f"conv_tbc: a kernel of {w.shape[0]} steps on {x.shape[0]} with pad={pad} gives {length} steps")
+    if 0 in (*x.shape, *w.shape, length):
+        y = jnp.zeros((x.shape[1], w.shape[2], length), x.dtype)
+    else:
+        y = convolve(x.transpose(1, 2, 0), w.transpose(2, 1, 0), Window((1,), ((pad, pad),), (1,)), 1)
+    return biased(y, b.astype(x.dtype)).transpose(2, 0, 1)
+
+
 def _conv(
     function: str, n: int, input: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: Any
 ) -> jax.Array:
     x, w = as_array(input), as_array(weight)
     b = None if bias is None else as_array(bias)
-    _check_arrays(function, n, x, w, b)
+    if b is not None and isinstance(padding, str) and not jnp.issubdtype(b.dtype, jnp.complexfloating):
+        b = b.astype(x.dtype)  # there torch takes a bias of another dtype
+    check_arrays(function, n, x, w, b, "(O, C / groups, *kernel)")
     x, unbatched = batched(function, x, n)
     groups = size(function, "groups", groups)
     _check_channels(function, x, w, b, groups)
@@ -94,18 +129,17 @@ def _conv(
     if x.size == 0:
         # nothing to sum; without input channels torch gives no output channels either
         return unbatched(jnp.zeros((x.shape[0], w.shape[0] if x.shape[1] else 0, *lengths), x.dtype))
-    y = convolve(x, w, window, groups)
-    if b is not None:  # in float32 for half precision: the gradient of the bias sums over the whole output
-        y = (widen(y) + widen(b).reshape(1, -1, *[1] * n)).astype(x.dtype)
-    return unbatched(y)
+    return unbatched(biased(convolve(x, w, window, groups), b))
 
 
-def _check_arrays(function: str, n: int, x: jax.Array, w: jax.Array, b: jax.Array | None) -> None:
+def check_arrays(function: str, n: int, x: jax.Array, w: jax.Array, b: jax.Array | None, layout: str) -> None:
+    """Refuse a weight of another number of dimensions than ``layout`` says, dtypes that differ, and booleans."""
     if w.ndim != n + 2:
-        raise RuntimeError(f"{function} takes a weight of {n + 2} dimensions, (O, C / groups, *kernel), got {w.shape}")
+        raise RuntimeError(f"{function} takes a weight of {n + 2} dimensions, {layout}, got {w.shape}")
     for name, array in (("weight", w), ("bias", b)):
         if array is not None and array.dtype != x.dtype:
-            raise RuntimeError(f"{function}: input ({x.dtype}) and {name} ({array.dtype}) must be of the same dtype")
+            kind = NotImplementedError if jnp.issubdtype(x.dtype, jnp.integer) else RuntimeError  # torch has few integer kernels
+            raise kind(f"{function}: input ({x.dtype}) and {name} ({array.dtype}) must be of the same dtype")
     if x.dtype == jnp.bool_:
         raise NotImplementedError(f"{function} is not implemented for bool: convert the arrays")
 

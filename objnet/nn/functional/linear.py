@@ -1,4 +1,4 @@
-"""Linear maps."""
+"""Linear and bilinear maps."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import jax.numpy as jnp
 
 from objnet.core.arrays import as_array
 from objnet.core.precision import matmul_precision
-from objnet.nn.functional._common import broadcast_into
+from objnet.nn.functional._common import broadcast_into, widen
 
-__all__ = ["linear"]
+__all__ = ["bilinear", "linear"]
 
 
 def linear(input: jax.Array, weight: jax.Array, bias: jax.Array | None = None) -> jax.Array:
@@ -46,4 +46,60 @@ def linear(input: jax.Array, weight: jax.Array, bias: jax.Array | None = None) -
         raise RuntimeError("linear with a 1-d weight takes no bias: give the weight the shape (1, in_features)")
     if bias.dtype != output.dtype:
         raise RuntimeError(f"linear needs one dtype, got {output.dtype} input and {bias.dtype} bias")
+    if bias.shape == (1, *output.shape):
+        bias = bias[0]  # torch treats a 1-d input as a batch of one
     return output + broadcast_into("the bias", bias, output.shape)
+
+
+def bilinear(input1: jax.Array, input2: jax.Array, weight: jax.Array, bias: jax.Array | None = None) -> jax.Array:
+    """``input1 @ weight[k] @ input2 + bias[k]`` for every output k (torch's ``F.bilinear``).
+
+    Args:
+        input1: shape (..., in1_features).
+        input2: shape (..., in2_features), with the same leading dimensions.
+        weight: shape (out_features, in1_features, in2_features).
+        bias: shape (out_features,), or another whose first dimension is that and that is broadcast with the result.
+
+    Returns:
+        Shape (..., out_features); all arguments have one dtype, and so has the result.
+
+    Raises:
+        RuntimeError: shapes or dtypes that do not fit.
+        IndexError: arguments without a dimension.
+        NotImplementedError: booleans.
+    """
+    x, y, w = as_array(input1), as_array(input2), as_array(weight)
+    b = None if bias is None else as_array(bias)
+    arrays = {"input1": x, "input2": y, "weight": w} | ({} if b is None else {"bias": b})
+    _check_bilinear(arrays, x, y, w, b)
+    # the smaller of the two ways round between the products; in float32 for half precision
+    first, second = (x, y) if w.shape[1] >= w.shape[2] else (y, x)
+    order = "oij" if first is x else "oji"
+    precision = matmul_precision(x, w)
+    between = jnp.einsum(f"...i,{order}->...oj", widen(first), widen(w), precision=precision)
+    output = jnp.einsum("...oj,...j->...o", between, widen(second), precision=precision)
+    if b is None:
+        return output.astype(x.dtype)
+    try:
+        return (output + widen(b)).astype(x.dtype)
+    except (TypeError, ValueError):
+        raise RuntimeError(f"bilinear: a bias of shape {b.shape} does not broadcast with the result, {output.shape}") from None
+
+
+def _check_bilinear(arrays: dict[str, jax.Array], x: jax.Array, y: jax.Array, w: jax.Array, b: jax.Array | None) -> None:
+    if len({array.dtype for array in arrays.values()}) > 1:
+        raise RuntimeError(f"bilinear needs one dtype, got {', '.join(f'{k}: {v.dtype}' for k, v in arrays.items())}")
+    if x.dtype == jnp.bool_:
+        raise NotImplementedError("bilinear is not implemented for booleans")
+    if x.ndim != y.ndim or x.shape[:-1] != y.shape[:-1]:
+        raise RuntimeError(f"bilinear: the inputs must agree in all dimensions but the last, got {x.shape} and {y.shape}")
+    for name, array in arrays.items():
+        if array.ndim == 0:
+            raise IndexError(f"bilinear: {name} has no dimensions")
+    if w.ndim != 3 or w.shape[1:] != (x.shape[-1], y.shape[-1]) or 0 in w.shape[1:]:
+        raise RuntimeError(
+            f"bilinear: inputs of shapes {x.shape} and {y.shape} need a weight of shape (out_features, {x.shape[-1]}, {y.shape[-1]}) "
+            f"with features in both, got {w.shape}"
+        )
+    if b is not None and b.shape[0] != w.shape[0]:
+        raise RuntimeError(f"bilinear: the bias must be of shape {w.shape[:1]}, got {b.shape}")
