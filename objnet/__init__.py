@@ -12,7 +12,7 @@ from jax.numpy import (
     uint8,
 )
 
-from objnet import core, errors, io, nn, optim, transforms
+from objnet import core, errors, io, models, nn, optim, transforms
 from objnet._version import __version__
 from objnet.core.generator import Generator
 from objnet.core.precision import get_float32_matmul_precision, set_float32_matmul_precision
@@ -90,6 +90,7 @@ __all__ = [
     "jit",
     "load",
     "manual_seed",
+    "models",
     "next_rng_key",
     "next_rng_keys",
     "nn",
