@@ -55,6 +55,8 @@ def cross_entropy(
         raise RuntimeError(f"label_smoothing must be between 0.0 and 1.0, got {label_smoothing}")
     if target.shape == input.shape:
         return _soft_cross_entropy(input, target, weight, ignore_index, reduction, label_smoothing)
+    if input.ndim == 0:
+        raise IndexError("cross_entropy needs an input with a class dimension, got a 0-d array")
     target, axis = checked_classes("cross_entropy", input, target, weight, ignore_index)
     logits = widen(input)
     weights = target_weights(target, weight, logits, axis, ignore_index)
@@ -146,6 +148,7 @@ def checked_classes(
     axis = min(input.ndim - 1, 1)
     shape = input.shape[:axis] + input.shape[axis + 1 :]
     if input.ndim == 1 and target.ndim == 1:
+        target = as_classes(function, target)
         if target.shape != (1,):
             raise ValueError(f"{function}: an input of shape {input.shape} takes a single class, got {target.shape}")
         target = target[0]

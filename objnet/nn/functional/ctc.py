@@ -176,11 +176,12 @@ def _losses_jvp(blank: int, zero_infinity: bool, primals: tuple[Any, Any], tange
     back = jnp.take_along_axis(states, state, 1)
     end, before = _walk(both(emissions, reversed_(emissions), 1), both(states, back, 0), both(batch.frames, batch.frames, 0))
     ahead, after = jnp.split(before, 2, 1)
-    likelihood = _arrived(jnp.split(end, 2)[0], batch.counts)
+    likelihood = _arrived(jax.tree.map(lambda x: jnp.split(x, 2)[0], end), batch.counts)
+    possible = likelihood > -jnp.inf
     counts = jnp.arange(states.shape[1], dtype=jnp.int32) <= 2 * jnp.expand_dims(batch.counts, 1)
-    possible = (likelihood > -jnp.inf) & (likelihood < jnp.inf)
-    scale = jnp.where(possible, likelihood, 0.0)[None, :, None]
-    occupied = jnp.where(counts, jnp.exp(ahead + reversed_(after) + emissions - scale), 0.0)
+    occupied = jnp.exp(_shifted(jnp.where(counts, ahead + reversed_(after) + emissions, -jnp.inf))[0])
+    total = jnp.sum(occupied, 2, keepdims=True)
+    occupied = occupied / jnp.where(total > 0, total, 1.0)
     # a state's share goes to its class: a product with one-hot states
     share = jnp.einsum(
         "tns,nsc->tnc", occupied, jax.nn.one_hot(states, lp.shape[2], dtype=lp.dtype), precision=matmul_precision(lp)
@@ -202,26 +203,40 @@ def _emissions(lp: jax.Array, states: jax.Array) -> jax.Array:
     return jnp.take_along_axis(lp, jnp.expand_dims(states, 0), 2)
 
 
-def _walk(emissions: jax.Array, states: jax.Array, frames: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The log-probability of each state after the last frame that counts (N, L), and before each frame (T, N, L)."""
+def _walk(emissions: jax.Array, states: jax.Array, frames: jax.Array) -> tuple[Any, jax.Array]:
+    """The log-probability of each state after the last frame that counts, and before each frame (T, N, L).
+
+    The largest is subtracted from all states of a frame: sums of large numbers would lose the digits they differ in.  The
+    first result is therefore two, (N, L), and what was subtracted (N,); the second is up to a constant a frame.
+    """
     start = jnp.where(jnp.arange(states.shape[1]) == 0, 0.0, -jnp.inf).astype(emissions.dtype)
     jump = jnp.pad(states[:, 2:] != states[:, :-2], ((0, 0), (2, 0))) if states.shape[1] > 1 else jnp.zeros(states.shape, bool)
 
-    def step(now: jax.Array, frame: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        number, emission = frame
-        two = jnp.where(jump, _later(now, 2), -jnp.inf)
-        before = _log_sum(now, _later(now, 1), two)
-        return jnp.where(jnp.expand_dims(number < frames, 1), before + emission, now), before
+    def step(carry: Any, frame: tuple[jax.Array, jax.Array]) -> tuple[Any, jax.Array]:
+        (now, taken), (number, emission) = carry, frame
+        before = _log_sum(now, _later(now, 1), jnp.where(jump, _later(now, 2), -jnp.inf))
+        shifted, peak = _shifted(before + emission)
+        going = number < frames
+        return (jnp.where(jnp.expand_dims(going, 1), shifted, now), taken + jnp.where(going, peak, 0.0)), before
 
     numbers = jnp.arange(emissions.shape[0], dtype=jnp.int32)
-    return lax.scan(step, jnp.broadcast_to(start, states.shape), (numbers, emissions))
+    first = (jnp.broadcast_to(start, states.shape), jnp.zeros(states.shape[:1], emissions.dtype))
+    return lax.scan(step, first, (numbers, emissions))
 
 
-def _arrived(end: jax.Array, counts: jax.Array) -> jax.Array:
+def _arrived(end: tuple[jax.Array, jax.Array], counts: jax.Array) -> jax.Array:
     """The log-probability of the last two states, (N,); of the only one without labels."""
-    last = jnp.take_along_axis(end, 2 * jnp.expand_dims(counts, 1), 1, mode="fill")
-    label = jnp.take_along_axis(end, jnp.expand_dims(jnp.maximum(2 * counts - 1, 0), 1), 1, mode="fill")
-    return _log_sum(last, jnp.where(jnp.expand_dims(counts > 0, 1), label, -jnp.inf))[:, 0]
+    now, taken = end
+    last = jnp.take_along_axis(now, 2 * jnp.expand_dims(counts, 1), 1, mode="fill")
+    label = jnp.take_along_axis(now, jnp.expand_dims(jnp.maximum(2 * counts - 1, 0), 1), 1, mode="fill")
+    return _log_sum(last, jnp.where(jnp.expand_dims(counts > 0, 1), label, -jnp.inf))[:, 0] + taken
+
+
+def _shifted(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """``x`` less its largest element along the last axis, and that element; 0 where all are -inf."""
+    peak = lax.stop_gradient(jnp.max(x, -1))
+    peak = jnp.where(peak > -jnp.inf, peak, 0.0)
+    return x - jnp.expand_dims(peak, -1), peak
 
 
 def _later(x: jax.Array, by: int) -> jax.Array:

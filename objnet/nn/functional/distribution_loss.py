@@ -91,7 +91,8 @@ def poisson_nll_loss(
         reduction: ``"none"``, ``"mean"`` or ``"sum"``.
 
     Returns:
-        0-d, or the broadcast shape for ``"none"``; the dtype both arguments promote to, float32 for integers.
+        0-d, or the broadcast shape for ``"none"``; the dtype both arguments promote to, float32 for integers. As in torch
+        the gradient of ``full`` with respect to a target that is 0 or negative is NaN.
 
     Raises:
         ValueError: an unknown ``reduction``.
@@ -108,10 +109,8 @@ def poisson_nll_loss(
     x, t = (a.astype(wide_dtype(result)) for a in broadcast("poisson_nll_loss", input, target))
     losses = jnp.exp(x) - t * x if log_input else x - t * jnp.log(x + float(eps))
     if full:
-        many = t > 1
-        count = jnp.where(many, t, 2.0)  # keeps the logarithm's gradient at 0 out
-        stirling = count * jnp.log(count) - count + 0.5 * jnp.log(2 * math.pi * count)
-        losses = losses + jnp.where(many, stirling, 0.0)
+        stirling = t * jnp.log(t) - t + 0.5 * jnp.log(2 * math.pi * t)
+        losses = losses + jnp.where(t > 1, stirling, 0.0)
     return reduced(losses, reduction).astype(result)
 
 

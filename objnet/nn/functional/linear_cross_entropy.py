@@ -20,7 +20,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from objnet.core.arrays import as_array
 from objnet.core.precision import matmul_precision
-from objnet.nn.functional._common import is_half, resolve_reduction
+from objnet.nn.functional._common import resolve_reduction
 from objnet.nn.functional._loss import exists, is_class, log_total, picked
 from objnet.nn.functional.class_loss import checked_classes, cross_entropy, target_weights
 from objnet.nn.functional.linear import linear
@@ -124,11 +124,11 @@ def _chunked(
     options: Any,
 ) -> jax.Array:
     reduction, weight = resolve_reduction(reduction), None if weight is None else as_array(weight)
+    plan = _plan(options, math.prod(input.shape[:-1]), *linear_weight.shape[::-1], input.dtype)
     logits = jax.eval_shape(linear, input, linear_weight, linear_bias)  # and what linear and cross_entropy refuse
     target, _ = checked_classes(_NAME, logits, target, weight, ignore_index)
     x, t = (input, target) if input.ndim == 2 else (input[None], target[None])
-    classes, features = linear_weight.shape
-    plan = _plan(options, x.shape[0], features, classes, input.dtype)
+    classes = linear_weight.shape[0]
     scores = jax.ShapeDtypeStruct((*t.shape, classes), plan.logits)
     factors = target_weights(t, weight, scores, 1, ignore_index)
     ignored = t == ignore_index
@@ -138,20 +138,40 @@ def _chunked(
     if reduction == "none":
         losses = (_each(plan, x, head, t) * factors).astype(input.dtype)
         return losses if input.ndim == 2 else losses[0]
-    if reduction == "mean":
-        factors = factors / jnp.sum(factors)
-    return _total(plan, x, head, factors, t).astype(input.dtype)
+    total = _total(plan, x, head, factors, t)
+    return (total / jnp.sum(factors) if reduction == "mean" else total).astype(input.dtype)
 
 
 def _plan(options: Any, rows: int, features: int, classes: int, dtype: Any) -> _Plan:
-    chosen = options._resolved(rows, features, classes, dtype, jax.default_backend())
-    accumulated = jnp.dtype(chosen.acc_dtype)
-    if accumulated != dtype and not (is_half(jnp.zeros((), dtype)) and accumulated == jnp.float32):
+    """The options with every choice made, for a problem of this size and dtype on the default device."""
+    half = jnp.dtype(dtype).itemsize < 4
+    emulated = half and jax.default_backend() == "cpu"
+    policy, method, size = options.acc_policy, options.chunking_method, options.batch_chunk_size
+    if policy == "auto":
+        policy = "accurate" if emulated else "compact"
+    if method == "auto":
+        method = None if size is not None else "aspect_ratio" if emulated else "aspect_ratio:2"
+    chosen = min(size or rows, rows)
+    if method is not None:
+        # as many rows as give logits the size of the input, in powers of two, over the number after the colon
+        wanted = _divided(rows, _divided(classes, features))
+        chosen = min((1 << (wanted - 1).bit_length()) // int(method.partition(":")[2] or 1), rows)
+        if size not in (None, chosen):
+            raise ValueError(f"{_NAME}: batch_chunk_size={size} and chunking_method={method!r}, which gives {chosen}: pass one")
+    accumulated = options.acc_dtype
+    if accumulated is None:
+        accumulated = jnp.float32 if options.acc_policy == "auto" and half else dtype
+    accumulated = jnp.dtype(accumulated)
+    if accumulated != dtype and not (half and accumulated == jnp.float32):
         raise RuntimeError(
             f"{_NAME}: acc_dtype {accumulated} does not go with inputs of {dtype}: only float32 with half precision"
         )
-    slope = accumulated if chosen.acc_policy == "accurate" else dtype
-    return _Plan(chosen.batch_chunk_size, accumulated, slope, dtype if chosen.acc_policy == "compact" else accumulated)
+    slope = accumulated if policy == "accurate" else dtype
+    return _Plan(max(chosen, 1), accumulated, slope, dtype if policy == "compact" else accumulated)
+
+
+def _divided(a: int, b: int) -> int:
+    return -(-a // b)
 
 
 def _over_chunks(step: Callable[..., Any], carry: Any, rows: int, *arrays: jax.Array) -> tuple[Any, Any]:

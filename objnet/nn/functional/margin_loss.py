@@ -174,6 +174,9 @@ def multi_margin_loss(
     if p not in (1, 2):
         raise ValueError(f"{name}: p must be 1 or 2, got {p}")
     input, target = as_array(input), as_array(target)
+    weight = None if weight is None else as_array(weight)
+    if weight is not None and weight.ndim != 1:
+        raise ValueError(f"{name}: the weight must have one dimension, got {weight.ndim}")
     _check_scores(name, input)
     rows = input.reshape(-1, input.shape[-1] if input.ndim else 1)
     samples, classes = rows.shape
@@ -185,9 +188,6 @@ def multi_margin_loss(
     check_values(target, lambda values: exists(values, classes), message, RuntimeError)
     x, factor = widen(rows), jnp.where(exists(target, classes), 1.0 / classes, jnp.nan).astype(widen(rows).dtype)
     if weight is not None:
-        weight = as_array(weight)
-        if weight.ndim != 1:
-            raise ValueError(f"{name}: the weight must have one dimension, got {weight.ndim}")
         if weight.shape != (classes,) or weight.dtype != input.dtype:
             wanted, got = f"{input.dtype}({classes})", f"{weight.dtype}{weight.shape}"
             raise RuntimeError(f"{name}: the weight must be one number a class, {wanted}, got {got}")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any, Literal
 
 import jax.numpy as jnp
 
 __all__ = ["LinearCrossEntropyOptions"]
 
+_METHOD = re.compile("aspect_ratio(:0*[1-9][0-9]*)?")
 _POLICIES = ("accurate", "balanced", "compact")
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
 
@@ -45,7 +47,7 @@ class LinearCrossEntropyOptions:
     def __post_init__(self) -> None:
         if self.acc_policy not in (*_POLICIES, "auto"):
             raise ValueError(f"invalid acc_policy: {self.acc_policy!r}: pass one of {(*_POLICIES, 'auto')}")
-        if self.chunking_method not in (None, "auto") and _divisor(self.chunking_method) is None:
+        if self.chunking_method not in (None, "auto") and not _METHOD.fullmatch(str(self.chunking_method)):
             valid = "'auto', 'aspect_ratio', 'aspect_ratio:N' or None"
             raise ValueError(f"invalid chunking_method: {self.chunking_method!r}: pass {valid}")
         size = self.batch_chunk_size
@@ -53,39 +55,3 @@ class LinearCrossEntropyOptions:
             raise ValueError(f"batch_chunk_size must be a positive int or None, got {size!r}")
         if self.acc_dtype is not None and jnp.dtype(self.acc_dtype).name not in _DTYPES:
             raise ValueError(f"acc_dtype must be one of {_DTYPES} or None, got {self.acc_dtype!r}")
-
-    def _resolved(self, rows: int, features: int, classes: int, dtype: Any, platform: str) -> LinearCrossEntropyOptions:
-        """The options with every choice made, for a problem of this size, dtype and kind of device."""
-        half = jnp.dtype(dtype).itemsize < 4
-        emulated = half and platform == "cpu"
-        policy, method, size = self.acc_policy, self.chunking_method, self.batch_chunk_size
-        if policy == "auto":
-            policy = "accurate" if emulated else "compact"
-        if method == "auto":
-            method = None if size is not None else "aspect_ratio" if emulated else "aspect_ratio:2"
-        chosen = min(size or rows, rows)
-        if method is not None:
-            chosen = _by_aspect_ratio(rows, features, classes, _divisor(method) or 1)
-            if size not in (None, chosen):
-                raise ValueError(
-                    f"batch_chunk_size={size} and chunking_method={method!r}, which gives {chosen}, disagree: pass one"
-                )
-        accumulated = self.acc_dtype
-        if accumulated is None:
-            accumulated = jnp.float32 if self.acc_policy == "auto" and half else dtype
-        return dataclasses.replace(
-            self, acc_policy=policy, chunking_method=method, batch_chunk_size=max(chosen, 1), acc_dtype=accumulated
-        )
-
-
-def _divisor(method: Any) -> int | None:
-    """N of ``"aspect_ratio:N"``, 1 without it; None for any other method."""
-    name, colon, number = str(method).partition(":")
-    number = number if colon else "1"
-    return int(number) if name == "aspect_ratio" and number.isdigit() and int(number) > 0 else None
-
-
-def _by_aspect_ratio(rows: int, features: int, classes: int, divisor: int) -> int:
-    ratio = -(-classes // max(features, 1))
-    wanted = -(-rows // max(ratio, 1))
-    return min((1 << (wanted - 1).bit_length()) // divisor, rows) if wanted else rows
