@@ -143,6 +143,11 @@ def _check_lookup(indices: jax.Array, weight: jax.Array) -> None:
 
 
 def _rows(table: jax.Array, indices: jax.Array) -> jax.Array:
+    """A gather, whose gradient is a scatter-add.
+
+    On CPU that was the fastest gradient at every shape tried, jitted: (700 indices, 10000 x 200) 1.0, indices sorted
+    first 1.6, product with one-hot codes 130; (64, 1000 x 64) 1.0, 1.4 and 2.9; (512, 30 x 32) 1.0, 3.1 and 1.6.
+    """
     fill = jnp.nan if is_floating(table) else None  # None is the lowest integer
     return table.at[indices].get(mode="fill", fill_value=fill, wrap_negative_indices=False)
 

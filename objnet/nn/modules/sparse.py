@@ -12,8 +12,9 @@ from objnet.nn import functional as F
 from objnet.nn import init
 from objnet.nn.module import Module
 from objnet.nn.modules._parameters import blank, place
+from objnet.nn.modules.embedding_bag import EmbeddingBag
 
-__all__ = ["Embedding"]
+__all__ = ["Embedding", "EmbeddingBag"]
 
 
 class Embedding(Module):

@@ -55,7 +55,7 @@ class TransformerEncoder(Module):
         reason = _why_not_nested(encoder_layer)
         if enable_nested_tensor and reason:
             message = f"enable_nested_tensor is True, but self.use_nested_tensor is False because {reason}"
-            warnings.warn(message, UserWarning, stacklevel=2)
+            warnings.warn(message, UserWarning, stacklevel=3)
             self.use_nested_tensor = False
 
     def forward(
