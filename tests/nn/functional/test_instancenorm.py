@@ -28,7 +28,7 @@ from tests.nn.parity import (  # noqa: E402
 F = torch.nn.functional
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(
     shape=st.sampled_from([(4, 3, 5), (2, 3, 2, 3), (1, 3, 2, 1, 2), (0, 3, 2), (2, 3, 0)]),
     by_input=st.booleans(),
@@ -105,7 +105,7 @@ def test_instance_norm_dtypes_refused():
 # -- response norms ----------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(
     shape=st.sampled_from([(2, 5, 3), (1, 4, 2, 2), (2, 3, 1, 2, 2)]),
     size=st.integers(1, 7),

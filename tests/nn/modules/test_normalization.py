@@ -1,4 +1,4 @@
-"""LayerNorm against torch's."""
+"""LayerNorm, RMSNorm, GroupNorm and the response norms against torch's."""
 
 from __future__ import annotations
 
@@ -35,3 +35,34 @@ def test_layer_norm_arguments(shape, eps, affine, bias, dtype):
 def test_refusals():
     check_refused("LayerNorm", 4, inputs=(torch.randn(2, 5),))
     check_refused("LayerNorm", 2.5)
+    check_refused("RMSNorm", 4, inputs=(torch.randn(2, 5),))
+    check_refused("RMSNorm", 2.5)
+    check_refused("GroupNorm", 2, 3)
+    check_refused("GroupNorm", 0, 3)
+    check_refused("GroupNorm", 2, 4, inputs=(torch.randn(2, 3, 2),))
+    check_refused("LocalResponseNorm", 2, inputs=(torch.randn(2, 3),))
+    check_refused("CrossMapLRN2d", 2, inputs=(torch.randn(2, 3, 4),))
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "options", "shape"),
+    [
+        ("RMSNorm", ((3, 4),), {}, (2, 3, 4)),
+        ("GroupNorm", (2, 4), {"eps": 0.1}, (2, 4, 3)),
+        ("LocalResponseNorm", (3, 0.5), {}, (2, 4, 3)),
+        ("CrossMapLRN2d", (3, 0.5), {}, (2, 4, 2, 1)),
+    ],
+)
+def test_other_norms(name, arguments, options, shape):
+    check_module(name, *arguments, inputs=(torch.randn(shape),), **options)
+
+
+@settings(max_examples=4, deadline=None)
+@given(st.none() | st.floats(1e-6, 1), st.booleans(), st.booleans(), st.sampled_from([torch.float32, torch.bfloat16]))
+def test_other_arguments(eps, affine, bias, dtype):
+    pair = build("RMSNorm", [2, 5], eps, affine, None, dtype)
+    check_attributes(pair)
+    check_forward(pair, torch.randn(3, 2, 5).to(dtype))
+    pair = build("GroupNorm", 1, 2, eps or 1e-5, affine, None, dtype, bias=bias)
+    check_attributes(pair)
+    check_forward(pair, torch.randn(3, 2, 5).to(dtype))
