@@ -208,7 +208,7 @@ def joined(results):
     return (torch.cat if isinstance(results[0], torch.Tensor) else jnp.concatenate)([y.reshape(-1) for y in results])
 
 
-@settings(max_examples=5, deadline=None, derandomize=True)
+@settings(max_examples=4, deadline=None, derandomize=True)
 @given(
     st.sampled_from(OTHERS),
     st.integers(1, 2),
@@ -255,7 +255,7 @@ def test_the_product_of_an_unfinished_gate_is_no_part_of_the_loop():
 # -- lengths ------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", GATES)
+@pytest.mark.parametrize("name", ["lstm", "gru"])
 def test_lengths_are_rows_of_their_own(name):
     lengths, params = [3, 5, 1], weights(2, 2) if name == "lstm" else others(name, 2, 2)
     x = normal(LENGTH, 3, INPUT)
