@@ -15,7 +15,6 @@ from jax import lax
 from objnet.core.arrays import as_array
 from objnet.nn.functional._common import absolute, normalise_dim, require_floating, widen
 from objnet.nn.functional._pointwise import floating, inexact, pointwise, written
-from objnet.nn.functional.softmax import log_softmax as log_softmax
 
 __all__ = ["gelu", "glu", "logsigmoid", "mish", "sigmoid", "silu", "softplus", "softsign", "tanh", "tanhshrink"]
 
