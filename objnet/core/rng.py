@@ -12,6 +12,7 @@ import functools
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -43,6 +44,7 @@ class _KeyStream(Variable):
 
 
 default_generator = Generator()
+_unwanted: ContextVar[bool] = ContextVar("objnet_nothing_drawn", default=False)
 key_stream = _KeyStream(UNSET)
 
 
@@ -146,24 +148,36 @@ def draw(
 
     While a pure function builds modules during ``apply`` the values are about to be replaced by ``params``; zeros stand in.
     """
+    if binding():
+        return jnp.zeros(shape, dtype)
     if host_stream():
         inner = frame.current()
         if inner is not None:  # a frame that has to start again draws the same numbers again
             inner.undo.append(functools.partial(default_generator.set_state, default_generator.get_state()))
         return jnp.asarray(host(default_generator), dtype=dtype)
-    if binding():
-        return jnp.zeros(shape, dtype)
     return device(next_rng_key()).astype(dtype)
 
 
 def binding() -> bool:
-    """Whether a pure ``apply`` is building modules here, whose values come from its arguments."""
+    """Whether a pure ``apply`` is building modules here, whose values come from its arguments, or none are wanted."""
+    if _unwanted.get():
+        return True
     inner = frame.current()
     while inner is not None and not inner.closed:
         if getattr(inner, "applies", False):
             return scope.constructing()
         inner = inner.parent
     return False
+
+
+@contextmanager
+def nothing_drawn() -> Iterator[None]:
+    """No random number is drawn: zeros stand in."""
+    reset = _unwanted.set(True)
+    try:
+        yield
+    finally:
+        _unwanted.reset(reset)
 
 
 @contextmanager

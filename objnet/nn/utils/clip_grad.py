@@ -23,7 +23,7 @@ from objnet.core.variable import Parameter
 from objnet.nn.functional._common import common_dtype, host, widen
 from objnet.nn.functional._norm import vector_norm
 
-__all__ = ["clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm"]
+__all__ = ["clip_grad_norm", "clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm"]
 
 _ARRAYS = (jax.Array, np.ndarray, TensorMethods)
 
@@ -57,6 +57,19 @@ def clip_grad_norm_(
     total = get_total_norm([p.grad for p in chosen if p.grad is not None], norm_type, error_if_nonfinite)
     clip_grads_with_norm_(chosen, max_norm, total)
     return total
+
+
+def clip_grad_norm(
+    parameters: Parameter | Iterable[Parameter],
+    max_norm: float,
+    norm_type: float = 2.0,
+    error_if_nonfinite: bool = False,
+    foreach: bool | None = None,
+) -> jax.Array:
+    """Deprecated: the old name of :func:`clip_grad_norm_`."""
+    message = "nn.utils.clip_grad_norm is deprecated: write nn.utils.clip_grad_norm_"
+    warnings.warn(message, FutureWarning, stacklevel=2)
+    return clip_grad_norm_(parameters, max_norm, norm_type, error_if_nonfinite, foreach)
 
 
 def get_total_norm(

@@ -8,7 +8,6 @@ import jax
 
 from objnet.core import scope
 from objnet.nn.module import Module
-from objnet.nn.modules.conv_transpose import ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from objnet.nn.utils import parametrize
 from objnet.nn.utils._normalised import (
     as_matrix,
@@ -20,6 +19,7 @@ from objnet.nn.utils._normalised import (
     weight_normalised,
 )
 from objnet.nn.utils._orthogonal import MAPS, _Orthogonal
+from objnet.nn.utils.spectral_norm import output_dim
 
 __all__ = ["orthogonal", "spectral_norm", "weight_norm"]
 
@@ -121,11 +121,6 @@ def spectral_norm(
     with scope.entered(scope.BUILD):
         parametrization = _SpectralNorm(weight, n_power_iterations, dim, eps)
     return parametrize.register_parametrization(module, name, parametrization)
-
-
-def output_dim(module: Module) -> int:
-    """The dimension of a module's weight that belongs to its outputs."""
-    return 1 if isinstance(module, (ConvTranspose1d, ConvTranspose2d, ConvTranspose3d)) else 0
 
 
 def orthogonal(
