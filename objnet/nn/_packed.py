@@ -2,8 +2,8 @@
 
 torch lays the steps that exist one after the other: all first steps, all second ones, and so on.  How many rows that makes
 depends on the lengths, so a program has the layout where they are known when it is built: lists, numpy arrays, anything in
-eager code.  ``batch_sizes`` is a numpy array, as it is always on the CPU in torch, and it is part of the *structure* of the
-pytree: a packed sequence given to a compiled function keeps its layout there, and each layout is a program.
+eager code.  ``batch_sizes`` is part of the *structure* of the pytree: a packed sequence given to a compiled function keeps its
+layout there, where ``batch_sizes`` is a numpy array (torch keeps it on the CPU), and each layout is a program.
 
 With traced lengths, ``pack_padded_sequence(x, lengths)`` in a compiled step, a :class:`TracedPackedSequence` keeps the padded
 array and the lengths.  Recurrent layers and ``pad_packed_sequence`` take it and give equal results, one program for all
@@ -78,6 +78,11 @@ def invert_permutation(permutation: Any) -> jax.Array | None:
     return constant(inverse)
 
 
+def _beside(data: Any, sizes: np.ndarray) -> Any:
+    """``batch_sizes`` for such data, an array like it if that leaves them known."""
+    return constant(sizes) if isinstance(data, jax.Array) and not isinstance(data, jax.core.Tracer) else sizes
+
+
 class _Fields(NamedTuple):
     data: Any
     batch_sizes: Any
@@ -90,7 +95,7 @@ class PackedSequence(_Fields):
 
     Args:
         data: (sum of the lengths, *), all first steps, then all second ones, ..., the longest sequence first.
-        batch_sizes: (longest length,) how many sequences have each step; kept as a numpy array of int64.
+        batch_sizes: (longest length,) how many sequences have each step; where ``data`` is traced a numpy array, which is not.
         sorted_indices: (N,) where the sequences stood before they were sorted by length; None if they came sorted.
         unsorted_indices: (N,) its inverse, which undoes the sorting.
 
@@ -109,7 +114,7 @@ class PackedSequence(_Fields):
             data, batch_sizes = data
         if isinstance(batch_sizes, jax.core.Tracer):
             raise traced_lengths("PackedSequence(data, batch_sizes)")
-        sizes = np.asarray(jax.device_get(batch_sizes), np.int64)
+        sizes = _beside(data, np.asarray(jax.device_get(batch_sizes), np.int64))
         if unsorted_indices is None:
             unsorted_indices = invert_permutation(sorted_indices)
         return super().__new__(cls, data, sizes, sorted_indices, unsorted_indices)
@@ -132,7 +137,7 @@ class PackedSequence(_Fields):
             RuntimeError: ``batch_sizes`` that do not fit the data.
         """
         exists = self._exists()
-        first = np.cumsum(self.batch_sizes) - self.batch_sizes
+        first = np.cumsum(exists.sum(1)) - exists.sum(1)
         index = np.where(exists, first[:, None] + np.arange(exists.shape[1]), 0)
         return rows(as_array(self.data), index), constant(exists.sum(0))
 
@@ -144,7 +149,7 @@ class PackedSequence(_Fields):
 
     def _exists(self) -> np.ndarray:
         """(L, N): whether the sequence has the step."""
-        sizes = self.batch_sizes
+        sizes = np.asarray(jax.device_get(self.batch_sizes))
         if sizes.ndim != 1 or not len(sizes) or (sizes < 1).any() or (np.diff(sizes) > 0).any():
             raise RuntimeError(f"batch_sizes must be 1-d, positive and never grow, got {sizes.tolist()}")
         if self.data.ndim == 0 or sizes.sum() != self.data.shape[0]:
@@ -305,11 +310,11 @@ def _register() -> None:
     def flatten(packed: PackedSequence) -> Any:
         data, sizes, *indices = packed
         leaves = zip(("data", "sorted_indices", "unsorted_indices"), (data, *indices), strict=True)
-        return [(key(name), leaf) for name, leaf in leaves], tuple(sizes.tolist())
+        return [(key(name), leaf) for name, leaf in leaves], tuple(jax.device_get(sizes).tolist())
 
     def unflatten(sizes: Any, leaves: Any) -> PackedSequence:
         data, *indices = leaves
-        return tuple.__new__(PackedSequence, (data, np.asarray(sizes, np.int64), *indices))
+        return tuple.__new__(PackedSequence, (data, _beside(data, np.asarray(sizes, np.int64)), *indices))
 
     def flatten_traced(packed: TracedPackedSequence) -> Any:
         return [(key("padded"), packed._values), (key("lengths"), packed._lengths)], packed._came_sorted

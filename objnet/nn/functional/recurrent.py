@@ -160,12 +160,13 @@ rnn_relu = _one_state("rnn_relu", _recurrent.RNN_RELU, "A stack of Elman layers 
 
 
 def _cell(function: str, cell: Cell, input: Any, hx: Sequence[Any], params: Sequence[Any]) -> State:
-    x, state = as_array(input), tuple(as_array(a) for a in hx)
+    x = as_array(input)
+    state = _states(function, x.dtype, hx)
     weights = Weights(*(None if p is None else as_array(p) for p in params), None)
     if x.ndim not in (1, 2):
         raise ValueError(f"{function} takes an input of 1 or 2 dimensions, got {x.shape}")
     hidden = weights.w_hh.shape[-1]
-    _check_dtypes(function, x.dtype, [*state, *weights], RuntimeError)
+    _check_dtypes(function, x.dtype, weights, RuntimeError)
     _check_weights(function, weights, cell.gates, x.shape[-1], hidden, hidden)
     for name, array in zip("hc", state):
         _check_shape(function, name, array, (*x.shape[:-1], hidden))
@@ -229,8 +230,7 @@ def _enter(
     if hx is None:
         states = tuple(jnp.zeros((count, batch, size), x.dtype) for size in features)
     else:
-        states = tuple(as_array(state) for state in hx)
-        _check_dtypes(function, x.dtype, states, RuntimeError)
+        states = _states(function, x.dtype, hx)
         for number, (state, size) in enumerate(zip(states, features, strict=True)):
             _check_shape(function, f"hx[{number}]", state, (count, size) if one else (count, batch, size))
         states = tuple(state[:, None] for state in states) if one else states
@@ -241,6 +241,14 @@ def _enter(
         return y.swapaxes(0, 1) if swap else y
 
     return x, states, leave
+
+
+def _states(function: str, dtype: Any, hx: Sequence[Any]) -> State:
+    """The states, of this dtype; a cell state of whole numbers is converted, as torch's product with a gate does."""
+    first, *others = (as_array(state) for state in hx)
+    states = (first, *(state if jnp.issubdtype(state.dtype, jnp.inexact) else state.astype(dtype) for state in others))
+    _check_dtypes(function, dtype, states, RuntimeError)
+    return states
 
 
 def _mask(function: str, lengths: Array, length: int, batch: int) -> Array:

@@ -128,7 +128,10 @@ def test_a_packed_sequence_is_a_named_tuple():
     packed = ours.pack_padded_sequence(jnp.arange(12.0).reshape(4, 3), [2, 3, 2], enforce_sorted=False)
     data, batch_sizes, sorted_indices, unsorted_indices = packed
     assert packed.data is data is packed[0]
-    assert batch_sizes.dtype == np.int64  # on the host, as in torch
+    assert isinstance(batch_sizes, jax.Array)
+    known = []  # its values are when it is traced, too
+    jax.jit(lambda packed: known.append([int(size) for size in packed.batch_sizes]))(packed)
+    assert known == [[3, 3, 1]]
     assert packed._replace(data=data * 2).data[1] == 2 * data[1]
     same_again = ours.PackedSequence(data, jnp.asarray(batch_sizes), sorted_indices)
     np.testing.assert_array_equal(same_again.unsorted_indices, unsorted_indices)
