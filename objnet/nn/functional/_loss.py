@@ -125,7 +125,10 @@ def log_total(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
 
 @log_total.defjvp
 def _log_total_jvp(axis: int, primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> Any:
+    # the exponentials of the value and of its slope are the same, and computed once
     (x,), (tangent,) = primals, tangents
-    peak, total = log_total(x, axis)
-    share = jnp.exp(x - jnp.expand_dims(peak, axis) - jnp.expand_dims(total, axis))
-    return (peak, total), (jnp.zeros_like(peak), jnp.sum(share * tangent, axis))
+    peak = lax.stop_gradient(jnp.max(x, axis, initial=-jnp.inf))
+    powers = jnp.exp(x - jnp.expand_dims(peak, axis))
+    total = jnp.sum(powers, axis)
+    slope = jnp.sum(powers / jnp.expand_dims(total, axis) * tangent, axis)
+    return (peak, jnp.log(total)), (jnp.zeros_like(peak), slope)

@@ -138,8 +138,12 @@ def _chunked(
     if reduction == "none":
         losses = (_each(plan, x, head, t) * factors).astype(input.dtype)
         return losses if input.ndim == 2 else losses[0]
-    total = _total(plan, x, head, factors, t)
-    return (total / jnp.sum(factors) if reduction == "mean" else total).astype(input.dtype)
+    loss = _total(plan, x, head, factors, t)
+    if reduction == "mean":
+        divisor = jnp.sum(factors)
+        # a mean over nothing is NaN, but its gradient is zero, as in cross_entropy
+        loss = jnp.where(divisor == 0, jnp.nan, loss / jnp.where(divisor == 0, 1.0, divisor))
+    return loss.astype(input.dtype)
 
 
 def _plan(options: Any, rows: int, features: int, classes: int, dtype: Any) -> _Plan:

@@ -42,7 +42,7 @@ def test_lengths(blank, reduction, zero_infinity, row):
         padded = np.pad(targets, (0, SAMPLES * LABELS - len(targets))) if row else targets  # the same shape for all
         x = to_torch(LP).requires_grad_()
         expected = F.ctc_loss(x, torch.tensor(targets), tuple(map(int, frames)), tuple(map(int, counts)), **options)
-        cotangent = random.randn(*expected.shape).astype(np.float32)
+        cotangent = np.asarray(random.randn(*expected.shape), np.float32)
         expected.backward(torch.tensor(cotangent))
         loss, gradient = program(LP, jnp.asarray(padded), jnp.asarray(frames), jnp.asarray(counts), jnp.asarray(cotangent))
         assert_close(loss, expected)

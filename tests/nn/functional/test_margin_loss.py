@@ -41,8 +41,6 @@ CASES = {
     "poisson_nll_loss": ((X, 4 * P), {"log_input": [True], "full": [False, True], "eps": [1e-8, 0.1]}),
     "gaussian_nll_loss": ((X, Y, VARIANCE), {"full": [False, True], "eps": [1e-6, 0.5]}),
 }
-PLAIN = [n for n in CASES if n not in ("kl_div", "poisson_nll_loss", "gaussian_nll_loss", "multilabel_soft_margin_loss",
-                                       "triplet_margin_with_distance_loss")]  # fmt: skip
 
 
 def both(name, **options):
@@ -66,7 +64,7 @@ def test_options(data, name, reduction, dtype):
         assert_parity(*both(name, **options), *arrays, gradients=gradients, **tolerances)
 
 
-SIGNED = ("hinge_embedding_loss", "cosine_embedding_loss")  # whose targets torch has no gradient for
+SIGNED = ("hinge_embedding_loss", "soft_margin_loss", "cosine_embedding_loss")  # whose targets torch has no gradient for
 
 
 @pytest.mark.parametrize(
