@@ -75,10 +75,8 @@ class SpectralNorm:
             raise ValueError(f"`SpectralNorm` cannot be applied as parameter `{name}` is None")
         with scope.entered(scope.BUILD):
             value = as_array(weight)
-            if not -value.ndim <= dim < value.ndim:
-                raise IndexError(
-                    f"Dimension out of range (expected to be in range of [{-value.ndim}, {value.ndim - 1}], but got {dim})"
-                )
+            if not 0 <= dim < value.ndim:
+                raise RuntimeError(f"{name} has {value.ndim} dimensions, and dim={dim} is none of them, counted from 0")
             matrix = hook.reshape_weight_to_matrix(value)
             u, v = (random_unit(size, value.dtype, eps) for size in matrix.shape)
             delattr(module, name)
@@ -177,8 +175,8 @@ def spectral_norm(
         dim: the dimension of outputs: 1 for transposed convolutions, else 0.
 
     Raises:
-        KeyError: there is no such parameter. ValueError: it is None, or there are no iterations. IndexError: no such dimension.
-        RuntimeError: it is normalised already.
+        KeyError: there is no such parameter. ValueError: it is None, or there are no iterations.
+        RuntimeError: there is no such dimension, or it is normalised already.
     """
     SpectralNorm.apply(module, name, n_power_iterations, output_dim(module) if dim is None else dim, eps)
     return module

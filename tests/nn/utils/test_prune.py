@@ -106,7 +106,7 @@ def test_containers_and_methods_of_ones_own():
                 mask[0] = 0
                 return mask
 
-        layer = w.nn.Linear(4, 1, bias=False)
+        layer = w.nn.Linear(1, 4, bias=False)
         First.apply(layer, "weight")
         First.apply(layer, "weight")
         container = next(iter(layer._forward_pre_hooks.values()))
