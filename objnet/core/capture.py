@@ -23,7 +23,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from objnet.core import epoch, frame, precision, scope
+from objnet.core import attention, epoch, frame, precision, scope
 from objnet.core.variable import Parameter, Variable
 
 _SCALARS = frozenset({bool, int, float, complex, str, bytes, type(None), type(Ellipsis), type(NotImplemented), range, slice})
@@ -93,7 +93,8 @@ class Capture:
             inner.bind()  # whether an attribute is None is a fact
         if self._package == "objnet":
             self._package = None
-        return (precision.get_float32_matmul_precision(), self.visit(function), tuple(self.visit(s) for s in statics))
+        settings = (precision.get_float32_matmul_precision(), attention.enabled())
+        return (settings, self.visit(function), tuple(self.visit(s) for s in statics))
 
     def visit(self, value: Any) -> Any:
         """The key of one value."""

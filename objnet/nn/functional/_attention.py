@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from objnet.core.attention import SDPBackend, enabled
 from objnet.core.precision import matmul_precision
 from objnet.nn.functional._common import is_half
 from objnet.nn.functional.dropout import _kept, _masked
@@ -129,15 +130,28 @@ def by_head(
 
 
 def pays_by_head(query: jax.Array, key: jax.Array) -> bool:
-    """Whether :func:`by_head` is the faster way for these shapes on this platform."""
-    return query.shape[-2] * key.shape[-2] >= _LONG and jax.default_backend() == "cpu"
+    """Whether to take :func:`by_head`: the faster way for these shapes on this platform, or the only one allowed.
+
+    Raises:
+        RuntimeError: ``sdpa_kernel`` allows nothing that could compute this.
+    """
+    plain, cpu = SDPBackend.MATH in enabled(), jax.default_backend() == "cpu"
+    blocks = {SDPBackend.EFFICIENT_ATTENTION} | ({SDPBackend.FLASH_ATTENTION} if cpu else set())
+    if not plain and not blocks & enabled():
+        names = ", ".join(b.name for b in sorted(enabled())) or "nothing"
+        raise RuntimeError(
+            f"No available kernel: sdpa_kernel allows {names}, which cannot compute this on {jax.default_backend()}"
+        )
+    size = query.shape[-2] * key.shape[-2]
+    return bool(blocks & enabled()) and size > 0 and (not plain or (size >= _LONG and cpu))
 
 
 def cudnn_takes(query: jax.Array, key: jax.Array, value: jax.Array, causal: bool) -> bool:
     """Whether cuDNN's flash attention computes these shapes and dtypes on the default device."""
     q, k, v = query.shape, key.shape, value.shape
     return (
-        is_half(query)
+        bool({SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION} & enabled())
+        and is_half(query)
         and len(q) == len(k) == len(v) == 4
         and q[0] == k[0] == v[0]
         and k[1:] == v[1:]

@@ -260,6 +260,8 @@ def _check_shapes(
     size = query.shape[-1]
     if size != embed_dim:
         raise AssertionError(f"was expecting embedding dimension of {embed_dim}, but got {size}")
+    if num_heads < 0:
+        raise RuntimeError(f"num_heads must be positive, got {num_heads}")
     if size % num_heads:
         raise AssertionError(f"embed_dim {size} not divisible by num_heads {num_heads}")
     separate = isinstance(in_proj, tuple)

@@ -46,7 +46,7 @@ def embedding(
 
     Raises:
         IndexError: an index below 0 or beyond the last row; in compiled code that row is NaN instead.
-        RuntimeError: indices of another dtype, a weight that is not 2-d.
+        RuntimeError: indices of another dtype, a weight that is not 2-d or has no rows.
         AssertionError: ``padding_idx`` is no row.
         ImmutableArrayError: ``max_norm`` with a bare array.
         NotImplementedError: ``sparse=True``.
@@ -54,9 +54,9 @@ def embedding(
     if sparse:
         raise NotImplementedError("embedding(sparse=True): jax has no sparse gradients, leave sparse=False")
     input, rows = as_array(input), as_array(weight)
+    if padding_idx is not None and rows.ndim and not -len(rows) <= operator.index(padding_idx) < len(rows):
+        raise AssertionError(f"padding_idx must be within num_embeddings ({len(rows)}), got {padding_idx}")
     _check_lookup(input, rows)
-    if padding_idx is not None and not -rows.shape[0] <= operator.index(padding_idx) < rows.shape[0]:
-        raise AssertionError(f"padding_idx must be within num_embeddings ({rows.shape[0]}), got {padding_idx}")
     if max_norm is not None:
         write = setter("embedding(max_norm=...): the weight", weight, "pass the Parameter, or use nn.Embedding")
         rows = renormalised(input, rows, float(max_norm), float(norm_type))
@@ -134,6 +134,8 @@ def _check_lookup(indices: jax.Array, weight: jax.Array) -> None:
         raise RuntimeError(f"embedding needs int32 or int64 indices, got {indices.dtype}")
     if weight.ndim != 2:
         raise RuntimeError(f"embedding needs a 2-d weight, got shape {weight.shape}")
+    if len(weight) == 0 and indices.size:
+        raise RuntimeError(f"an embedding without rows has none to look up, got indices of shape {indices.shape}")
     if is_concrete(indices) and indices.size:
         values = host(indices)
         low, high = values.min(), values.max()
