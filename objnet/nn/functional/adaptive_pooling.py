@@ -130,8 +130,7 @@ def adaptive_max_pool3d_with_indices(
 
 
 def _adaptive_avg_pool(function: str, n: int, input: Any, output_size: Any) -> jax.Array:
-    x = as_array(input)
-    require_floating(function, x)
+    x = _checked(function, n, input, output_size)
     # torch lets channels be empty, for 3 dimensions the first dimension whatever it is
     check_not_empty(function, x.shape, 1 if n == 3 else x.ndim - n)
     x, unbatched = batched(function, x, n)
@@ -142,8 +141,7 @@ def _adaptive_avg_pool(function: str, n: int, input: Any, output_size: Any) -> j
 
 
 def _adaptive_max_pool(function: str, n: int, input: Any, output_size: Any, return_indices: bool) -> MaxPooled:
-    x = as_array(input)
-    require_floating(function, x)
+    x = _checked(function, n, input, output_size)
     check_not_empty(function, x.shape, 1)
     x, unbatched = batched(function, x, n)
     counts = _output_sizes(function, output_size, x.shape[2:])
@@ -151,6 +149,14 @@ def _adaptive_max_pool(function: str, n: int, input: Any, output_size: Any, retu
     for axis in reversed(range(2, n + 2)):  # the last first: equal maxima are told apart in scan order
         x, indices = _spread_maxima(x, indices, axis, counts[axis - 2])
     return unbatched(x) if indices is None else (unbatched(x), unbatched(indices))
+
+
+def _checked(function: str, n: int, input: Any, output_size: Any) -> jax.Array:
+    x = as_array(input)
+    if n > 1 and isinstance(output_size, (tuple, list)) and x.ndim <= len(output_size):
+        raise ValueError(f"{function}: output_size {tuple(output_size)} has as many entries as the input {x.shape}, or more")
+    require_floating(function, x)
+    return x
 
 
 def _output_sizes(function: str, output_size: Any, lengths: tuple[int, ...]) -> tuple[int, ...]:

@@ -76,8 +76,10 @@ def _lp_pool(
     if norm_type == -math.inf:
         return -maximum(-absolute(x), kernel_size, stride, 0, 1, ceil_mode)
     root = 1.0 / norm_type
+    if isinstance(norm_type, float) and not jnp.issubdtype(x.dtype, jnp.inexact):
+        x = x.astype(jnp.result_type(float))  # as torch's pow promotes
     sums = widen(mean(_power(widen(x), norm_type), kernel_size, stride, 0, ceil_mode))
-    if not is_floating(sums):
+    if not is_floating(sums):  # of whole powers of int64, rounded down
         x = sums = sums.astype(jnp.result_type(float))
     sums = sums * math.prod(kernel)
     zero = sums == 0  # kept out of the root, whose slope there is infinite

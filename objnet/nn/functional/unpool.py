@@ -96,12 +96,14 @@ def _max_unpool(
     x, unbatched = batched(function, x, n)
     flat, places = x.reshape(*x.shape[:2], -1), places.reshape(*x.shape[:2], -1)
     total = math.prod(counts)
-    outside = (places < 0) | (places >= total)
-    if is_concrete(places) and host(outside).any():
-        first = host(places)[host(outside)][0]
-        raise RuntimeError(f"{function}: index {first} is outside of an output of {counts}; pass the output_size of the pooling")
     y = _put(flat, places, total)
-    if not is_concrete(places):
+    if is_concrete(places):
+        values = host(places)
+        wrong = values[(values < 0) | (values >= total)]
+        if wrong.size:
+            raise RuntimeError(f"{function}: index {wrong[0]} is outside of an output of {counts}: pass the right output_size")
+    else:
+        outside = (places < 0) | (places >= total)
         y = jnp.where(outside.any(2, keepdims=True), jnp.full((), jnp.nan, y.dtype), y)
     return unbatched(y.reshape(*x.shape[:2], *counts))
 
@@ -130,8 +132,6 @@ def _output_sizes(
     kernel = _each(function, "kernel_size", kernel_size, n)
     steps = kernel if stride is None else _each(function, "stride", stride, n)
     pads = _each(function, "padding", padding, n)
-    if n == 3 and min(steps) < 1:
-        raise RuntimeError(f"{function}: stride must be positive, got {steps}")
     if len(shape) < n:
         raise RuntimeError(f"{function} takes an input of {n + 1} or {n + 2} dimensions, got shape {shape}")
     lengths = shape[len(shape) - n :]
@@ -146,11 +146,14 @@ def _output_sizes(
             raise ValueError(f"{function}: output_size {counts} must be less than {steps} away from {default}")
         if count < 0:
             raise ValueError(f"{function}: the output would have negative sizes {counts}")
+    if n == 3 and min(steps) < 1:
+        raise RuntimeError(f"{function}: stride must be positive, got {steps}")
     return tuple(size(function, "output_size", count) for count in counts)
 
 
 def _each(function: str, name: str, value: Any, n: int) -> tuple[int, ...]:
     values = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,) * n
     if len(values) != n:
-        raise IndexError(f"{function}: {name} must be one int or {n}, got {values}")
+        short = name == "kernel_size" and 0 < len(values) < n  # torch then finds too few output sizes
+        raise (RuntimeError if short else IndexError)(f"{function}: {name} must be one int or {n}, got {values}")
     return tuple(size(function, name, v) for v in values)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
-from objnet.nn.functional import pooling as ours  # noqa: E402
+from objnet.nn import functional as ours  # noqa: E402
 from tests.nn.functional.outcome import assert_same_outcome, integers, normal  # noqa: E402
 from tests.nn.parity import assert_close, assert_derivatives, assert_parity, assert_same_error, to_jax  # noqa: E402
 

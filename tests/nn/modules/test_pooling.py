@@ -28,10 +28,40 @@ SHAPES = {1: (2, 3, 9), 2: (2, 3, 7, 6), 3: (1, 2, 5, 4, 6)}
         ("AdaptiveAvgPool2d", {"output_size": (None, 4)}),
         ("AdaptiveAvgPool2d", {"output_size": 1}),
         ("AdaptiveAvgPool3d", {"output_size": (2, 3, None)}),
+        ("AdaptiveMaxPool1d", {"output_size": 4}),
+        ("AdaptiveMaxPool2d", {"output_size": (None, 4), "return_indices": True}),
+        ("AdaptiveMaxPool3d", {"output_size": 2}),
+        ("LPPool1d", {"norm_type": 2, "kernel_size": 3}),
+        ("LPPool2d", {"norm_type": 2.0, "kernel_size": (3, 2), "stride": 2, "ceil_mode": True}),
+        ("LPPool3d", {"norm_type": 4, "kernel_size": 2}),
     ],
 )
 def test_pooling(name, options):
     check_module(name, inputs=(torch.randn(SHAPES[int(name[-2])]),), **options)
+
+
+@pytest.mark.parametrize("name", ["MaxUnpool1d", "MaxUnpool2d", "MaxUnpool3d"])
+def test_unpooling(name):
+    n = int(name[-2])
+    x, indices = getattr(torch.nn, f"MaxPool{n}d")(2, return_indices=True)(torch.randn(2, 2, *[4] * n))
+    check_module(name, 2, inputs=(x, indices))
+    pair = build(name, (2,) * n, 2, padding=0)
+    check_attributes(pair)
+    check_forward(pair, x, indices, (5,) * n)
+    check_refused(name, 2, inputs=(x, indices, (7,) * n))
+
+
+@pytest.mark.parametrize("name", ["FractionalMaxPool2d", "FractionalMaxPool3d"])
+def test_fractional(name):
+    n = int(name[-2])
+    x, samples = torch.randn(2, 2, *[7] * n), torch.rand(2, 2, n)
+    for options in ({"output_size": 3, "return_indices": True}, {"output_ratio": (0.5,) * n}):
+        pair = build(name, 2, _random_samples=samples, **options)
+        check_attributes(pair)
+        check_forward(pair, x)
+    check_attributes(build(name, (2,) * n, output_ratio=0.6))
+    for options in ({}, {"output_size": 2, "output_ratio": 0.5}, {"output_ratio": 1.0}, {"output_ratio": (0.5,)}):
+        check_refused(name, 2, **options)
 
 
 def sizes(low, high, dims):
@@ -68,3 +98,8 @@ def test_refusals():
     check_refused("AvgPool2d", 2, inputs=(x[None],))
     check_refused("AvgPool2d", 2, divisor_override=0, inputs=(x,))
     check_refused("AdaptiveAvgPool2d", -1, inputs=(x,))
+    check_refused("AdaptiveMaxPool2d", (2, 2, 2), inputs=(x,))
+    check_refused("FractionalMaxPool3d", (2, 0, 2), 3)
+    check_refused("FractionalMaxPool2d", 9, 3, inputs=(x,))
+    check_refused("LPPool1d", 2, (2,), inputs=(x[0],))
+    check_refused("LPPool2d", 0, 2, inputs=(x,))
