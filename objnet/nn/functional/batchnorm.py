@@ -249,5 +249,6 @@ def _check_statistics(function: str, input: jax.Array, arrays: dict[str, jax.Arr
         raise RuntimeError(f"{function} needs running_mean and running_var to normalise with, unless it takes the input's own")
     channels = input.shape[1]
     for name, x in arrays.items():
-        if x.size != channels:
-            raise RuntimeError(f"{function}: {name} must have {channels} elements, one a channel, got shape {x.shape}")
+        most = 1 if function == "instance_norm" or name.startswith("running") else x.ndim  # torch reshapes the others
+        if x.size != channels or x.ndim > most:
+            raise RuntimeError(f"{function}: {name} must have the shape ({channels},), one a channel, got {x.shape}")

@@ -71,6 +71,7 @@ def rms_norm(
 
     Raises:
         TypeError: ``normalized_shape`` is no sequence.
+        ValueError: the input has fewer dimensions than ``normalized_shape``.
         RuntimeError: shapes that do not fit.
         NotImplementedError: integers and booleans.
     """
@@ -181,11 +182,12 @@ def _trailing_axes(
     shape = tuple(normalized_shape)
     if not shape:
         raise RuntimeError(f"{function}: normalized_shape must name at least one dimension, got an empty one")
-    if input.shape[-len(shape) :] != shape:
-        raise RuntimeError(f"{function}: normalized_shape={shape} needs an input of shape (*, {shape}), got {input.shape}")
     for name, x in parameters.items():
         if x.shape != shape:
             raise RuntimeError(f"{function}: {name} must have the shape {shape} of normalized_shape, got {x.shape}")
+    if input.shape[-len(shape) :] != shape:
+        error = ValueError if function == "rms_norm" and input.ndim < len(shape) else RuntimeError  # torch's classes
+        raise error(f"{function}: normalized_shape={shape} needs an input of shape (*, {shape}), got {input.shape}")
     return tuple(range(input.ndim - len(shape), input.ndim))
 
 

@@ -165,6 +165,7 @@ def test_rms_norm_keeps_the_output_and_one_number_a_row():
 @pytest.mark.parametrize(
     ("dtype", "normalized_shape", "weight"),
     [("float32", 3, None), ("float32", (), None), ("float32", (2,), None), ("float32", (3,), (1, 3)), ("int32", (3,), None),
+     ("float32", (2, 2, 3), None), ("float32", (2, 2, 3), (3,)),
      ("bool", (3,), None)],
 )  # fmt: skip
 def test_rms_norm_refusals(dtype, normalized_shape, weight):
@@ -330,6 +331,13 @@ def test_batch_norm_refusals(shape, parameters, training, eps):
         lambda: batch_norm(x, *homes, training=training, eps=eps),
         lambda: F.batch_norm(to_torch(x), *(p if p is None else to_torch(p) for p in ps), training=training, eps=eps),
     )
+
+
+def test_batch_norm_shapes_of_parameters():
+    x, flat, row = normal(4, 3), jnp.ones(3), jnp.ones((1, 3))
+    for stats in [(row, flat), (flat, row)]:
+        assert_same_error(lambda: batch_norm(x, *stats), lambda: F.batch_norm(*map(to_torch, (x, *stats))))
+    assert_close(batch_norm(x, flat, flat, row), F.batch_norm(*map(to_torch, (x, flat, flat, row))))
 
 
 @pytest.mark.parametrize(
