@@ -122,6 +122,9 @@ class UninitializedTensorMixin:
 
     value = property(_read, _set)
 
+    def __getitem__(self, index: Any) -> Any:
+        raise self.unset()
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or not hasattr(jax.Array, name):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")

@@ -104,6 +104,8 @@ def _conv_transpose(
     groups = size(function, "groups", groups)
     _check_channels(function, x, w, b, groups)
     layout = _layout(function, w.shape[2:], stride, padding, output_padding, dilation)
+    if x.shape[0]:  # torch does not look at this for an empty batch
+        _check_output_padding(function, layout)
     lengths = layout.lengths(x.shape[2:], w.shape[2:])
     if min(lengths) < 0 or (0 in x.shape[2:] and x.shape[0]):
         raise RuntimeError(
@@ -138,9 +140,12 @@ def _layout(function: str, kernel: tuple[int, ...], stride: Any, padding: Any, o
     for name, at_least in (("stride", 1), ("padding", 0), ("output_padding", 0), ("dilation", 1)):
         require(function, name, getattr(layout, name), at_least)
     require(function, "the kernel's size", kernel, 1)
+    return layout
+
+
+def _check_output_padding(function: str, layout: Layout) -> None:
     if any(o >= s and o >= d for o, s, d in zip(layout.output_padding, layout.stride, layout.dilation, strict=True)):
         raise RuntimeError(
             f"{function}: output_padding must be smaller than either stride or dilation, got {layout.output_padding} with stride "
             f"{layout.stride} and dilation {layout.dilation}"
         )
-    return layout

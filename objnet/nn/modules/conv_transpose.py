@@ -9,6 +9,7 @@ import jax
 
 from objnet.core.arrays import as_array
 from objnet.nn import functional as F
+from objnet.nn.functional._spatial import size
 from objnet.nn.modules._sizes import Size1, Size2, Size3, spread
 from objnet.nn.modules.conv import _ConvNd
 
@@ -62,27 +63,28 @@ class _ConvTransposeNd(_ConvNd):
 
         Raises:
             ValueError: no padding does, or the size has another length.
+            TypeError: something in it is no integer (a traced one: write the size into the compiled function).
         """
         if output_size is None:
             return self.output_padding
-        n, size = len(self.kernel_size), tuple(output_size)
+        n, wanted = len(self.kernel_size), [size(type(self).__name__, "output_size", each) for each in output_size]
         batch = input.ndim - n
-        if len(size) == n + (2 if batch == 2 else 1):
-            size = size[-n:]
-        if len(size) != n:
+        if len(wanted) == n + (2 if batch == 2 else 1):
+            wanted = wanted[-n:]
+        if len(wanted) != n:
             raise ValueError(
                 f"{type(self).__name__}: output_size of a {input.ndim}D input must have {n} elements, or {n + (2 if batch == 2 else 1)} with "
-                f"those before the spatial ones, got {len(size)}"
+                f"those before the spatial ones, got {len(wanted)}"
             )
         every = zip(input.shape[-n:], self.stride, self.padding, self.dilation, self.kernel_size, strict=True)
         least = [(length - 1) * s - 2 * p + d * (k - 1) + 1 for length, s, p, d, k in every]
         most = [low + s - 1 for low, s in zip(least, self.stride, strict=True)]
-        if any(not low <= wanted <= high for low, wanted, high in zip(least, size, most, strict=True)):
+        if any(not low <= each <= high for low, each, high in zip(least, wanted, most, strict=True)):
             raise ValueError(
-                f"requested an output size of {list(size)}, but valid sizes range from {least} to {most} (for an input of spatial "
+                f"requested an output size of {wanted}, but valid sizes range from {least} to {most} (for an input of spatial "
                 f"shape {input.shape[-n:]})"
             )
-        return tuple(wanted - low for wanted, low in zip(size, least, strict=True))
+        return tuple(each - low for each, low in zip(wanted, least, strict=True))
 
 
 class ConvTranspose1d(_ConvTransposeNd):

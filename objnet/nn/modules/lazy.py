@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, ClassVar
 
+import jax
 import numpy as np
 
 from objnet.core import epoch, scope
@@ -65,9 +67,12 @@ class LazyModuleMixin:
 
     def _infer_parameters(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
         """The hook before the first forward: initialise, and become an ordinary module."""
+        placed = [(v, v._blank.device) for _, v in self._held() if is_lazy(v) and v._blank.device is not None]  # type: ignore[attr-defined]
         reset = scope.enter(scope.BUILD, module)  # what runs here belongs to the constructor, only later
         try:
             module.initialize_parameters(*args, **(kwargs or {}))
+            for variable, device in placed:  # initial values are drawn where jax puts them
+                variable.apply_(partial(jax.device_put, device=device))
         finally:
             scope.reset(reset)
         if module.has_uninitialized_params():

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from objnet.core.arrays import as_array
+from objnet.nn.modules._parameters import place
 from objnet.nn.modules.batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d, _no_batches
 from objnet.nn.modules.instancenorm import InstanceNorm1d, InstanceNorm2d, InstanceNorm3d
 from objnet.nn.modules.lazy import LazyModuleMixin, materialize
@@ -53,6 +54,7 @@ class _LazyNormBase(LazyModuleMixin):
             self.running_mean = UninitializedBuffer(device=device, dtype=dtype)
             self.running_var = UninitializedBuffer(device=device, dtype=dtype)
             self.num_batches_tracked = _no_batches()
+        place(self, device)  # type: ignore[arg-type]
 
     def reset_parameters(self) -> None:
         """Forget the batches seen; weight one, bias zero; once there are parameters."""

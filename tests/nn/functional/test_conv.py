@@ -251,3 +251,35 @@ def test_numpy_arrays_are_taken_and_tensors_refused():
     assert ours.conv2d(x, w).shape == (1, 3, 2, 2)
     with pytest.raises(TypeError, match=r"torch\.Tensor"):
         ours.conv2d(torch.tensor(x), w)
+
+
+def test_a_string_for_padding_takes_a_bias_of_another_dtype():
+    x, w, b = normal(1, 2, 5), normal(3, 2, 3, seed=1), integers(3, dtype="int32")
+    assert_same_outcome(lambda *a: ours.conv1d(*a, padding="same"), lambda *a: F.conv1d(*a, padding="same"), x, w, b)
+
+
+@pytest.mark.parametrize("pad", [0, 2, -1])
+def test_time_first(pad):
+    arrays = normal(6, 2, 3), normal(4, 3, 5, seed=1), normal(5, seed=2)
+    assert_parity(lambda *a: ours.conv_tbc(*a, pad), lambda *a: F.conv_tbc(*a, pad), *arrays, gradients=[0, 1, 2] if pad >= 0 else [])
+
+
+@pytest.mark.parametrize(
+    ("x", "w", "b", "pad"),
+    [
+        ((6, 2, 3), (7, 3, 5), (5,), 0),
+        ((6, 2, 3), (8, 3, 5), (5,), 0),
+        ((6, 2), (4, 3, 5), (5,), 0),
+        ((6, 2, 3), (4, 3), (5,), 0),
+        ((6, 2, 3), (4, 2, 5), (5,), 0),
+        ((6, 2, 3), (4, 3, 5), (4,), 0),
+        ((6, 2, 3), (4, 3, 5), (1, 5), 0),
+        ((6, 2, 3), (4, 3, 5), (5,), 1.0),
+        ((0, 2, 3), (4, 3, 5), (5,), 2),
+        ((6, 0, 3), (4, 3, 5), (5,), 0),
+        ((6, 2, 0), (4, 0, 5), (5,), 0),
+    ],
+)
+def test_outcome_for_time_first(x, w, b, pad):
+    arrays = [integers(*shape, seed=i) for i, shape in enumerate((x, w, b))]
+    assert_same_outcome(lambda *a: ours.conv_tbc(*a, pad), lambda *a: F.conv_tbc(*a, pad), *arrays)

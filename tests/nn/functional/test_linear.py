@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
-from objnet.nn.functional.linear import linear  # noqa: E402
+from objnet.nn.functional.linear import bilinear, linear  # noqa: E402
 from tests.nn.parity import assert_parity, assert_same_error, to_torch  # noqa: E402
 
 F = torch.nn.functional
@@ -96,3 +96,54 @@ def test_shapes_refused(input, weight, bias):
 def test_dtypes_refused(dtypes):
     arrays = [jnp.ones(shape, dtype) for shape, dtype in zip([(2, 3), (5, 3), (5,)], dtypes)]
     assert_same_error(lambda: linear(*arrays), lambda: F.linear(*map(to_torch, arrays)))
+
+
+@pytest.mark.parametrize(("input", "bias"), [((3,), (1, 4)), ((3,), (2, 4)), ((2, 3), (1, 4)), ((2, 1, 3), (2, 4))])
+def test_biases_of_two_dimensions(input, bias):
+    arrays = [normal(*input), normal(4, 3, seed=1), normal(*bias, seed=2)]
+    try:
+        F.linear(*map(to_torch, arrays))
+    except RuntimeError:
+        assert_same_error(lambda: linear(*arrays), lambda: F.linear(*map(to_torch, arrays)))
+    else:
+        assert_parity(linear, F.linear, *arrays)
+
+
+@pytest.mark.parametrize("bias", [None, (6,), (6, 1, 1)])
+@pytest.mark.parametrize(("lead", "sizes"), [((), (4, 3)), ((2, 1), (3, 4)), ((0,), (2, 2))])
+def test_bilinear(lead, sizes, bias):
+    first, second = sizes
+    arrays = [normal(*lead, first), normal(*lead, second, seed=1), normal(6, first, second, seed=2)]
+    arrays += [] if bias is None or 0 in lead else [normal(*bias, seed=3)]
+    assert_parity(bilinear, F.bilinear, *arrays)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_bilinear_in_half_precision(dtype):
+    arrays = [normal(5, 4, dtype=dtype), normal(5, 3, seed=1, dtype=dtype), normal(2, 4, 3, seed=2, dtype=dtype)]
+    assert_parity(bilinear, F.bilinear, *arrays, normal(2, dtype=dtype), rtol=2e-2, atol=6e-2 if dtype == "bfloat16" else 1e-2)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "dtypes"),
+    [
+        (((2, 4), (3, 5), (6, 4, 5)), "fff"),
+        (((4,), (1, 5), (6, 4, 5)), "fff"),
+        (((), (), (6, 4, 5)), "fff"),
+        (((), (5,), (6, 4, 5)), "fff"),
+        (((2, 4), (2, 5), (6, 5, 4)), "fff"),
+        (((2, 4), (2, 5), (4, 5)), "fff"),
+        (((2, 0), (2, 5), (6, 0, 5)), "fff"),
+        (((2, 4), (2, 5), (6, 4, 5), (5,)), "ffff"),
+        (((2, 4), (2, 5), (6, 4, 5), (1,)), "ffff"),
+        (((2, 4), (2, 5), (6, 4, 5), ()), "ffff"),
+        (((3, 2, 4), (3, 2, 5), (6, 4, 5), (6, 6)), "ffff"),
+        (((2, 4), (2, 5), (6, 4, 5)), "fhf"),
+        (((2, 4), (2, 5), (6, 4, 5), (6,)), "fffh"),
+        (((2, 4), (2, 5), (6, 4, 5)), "bbb"),
+    ],
+)
+def test_bilinear_refuses(shapes, dtypes):
+    names = {"f": "float32", "h": "float16", "b": "bool"}
+    arrays = [jnp.ones(shape, names[dtype]) for shape, dtype in zip(shapes, dtypes)]
+    assert_same_error(lambda: bilinear(*arrays), lambda: F.bilinear(*map(to_torch, arrays)))
