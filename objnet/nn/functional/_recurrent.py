@@ -7,6 +7,7 @@ Compared on CPU (LSTM, batch 20, hidden 200, 35 steps; jitted, interleaved, forw
 all gates with the weight's gradient inside of the reverse scan 13.3, outside 12.4 (here); 2 or 4 steps of the scan unrolled
 13.8, 14.0; a product for each gate 18.4; gates as a batch dimension 10 % slower than one product.  Within 5 % of the one here,
 and longer: features first, gates recomputed in the backward pass, a tangent scan with coefficients worked out by hand.
+GRU: 0.83 of the time of the scan differentiated as it stands; a mask for sequences of several lengths costs 2 %.
 """
 
 from __future__ import annotations
