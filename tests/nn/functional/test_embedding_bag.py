@@ -24,7 +24,7 @@ IDS = jnp.array([1, 2, 4, 0, 4, 3])
 OFFSETS = [[0, 3], [0], [0, 0, 2, 2, 6]]
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=7, deadline=None)
 @given(
     shape=st.sampled_from([(6,), (6,), (2, 3), (0, 2), (3, 1)]),
     offsets=st.sampled_from(OFFSETS),

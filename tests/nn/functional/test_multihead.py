@@ -37,7 +37,7 @@ def masks(padding, mask, batch, source):
 
 
 @pytest.mark.filterwarnings("ignore:Support for mismatched")
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     batch=st.booleans(),
     source=st.sampled_from(["self", "memory", "separate", "static"]),
