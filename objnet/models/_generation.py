@@ -12,10 +12,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from objnet.core.rng import next_rng_key
 from objnet.models._cache import KVCache
+from objnet.nn.functional._common import host, is_concrete
 from objnet.transforms.jit import jit
 
 __all__ = ["GenerationMixin"]
@@ -67,12 +69,14 @@ class GenerationMixin:
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be positive, got {max_new_tokens}")
         _check_sampling(temperature, top_k, top_p)
-        ends = () if eos_token_id is None else (eos_token_id,) if isinstance(eos_token_id, int) else tuple(eos_token_id)
+        ends = () if eos_token_id is None else tuple(int(end) for end in np.atleast_1d(eos_token_id))
         pad = pad_token_id if pad_token_id is not None else ends[0] if ends else 0
         mask = jnp.ones_like(input_ids) if attention_mask is None else jnp.asarray(attention_mask)
         if mask.shape != input_ids.shape:
             raise ValueError(f"attention_mask must have the shape {input_ids.shape} of input_ids, got {mask.shape}")
-        options = (temperature, top_k, top_p) if do_sample else (1.0, None, None)
+        if is_concrete(mask) and bool(np.any(np.diff(host(mask).astype(np.int8), axis=1) < 0)):
+            raise ValueError("the prompts must be padded on the left: attention_mask has zeros behind ones")
+        options = (float(temperature), top_k, top_p) if do_sample else (1.0, None, None)
         return _generate(self, input_ids, mask.astype(jnp.bool_), max_new_tokens, do_sample, *options, ends, pad)
 
 

@@ -13,10 +13,10 @@ import numpy as np
 
 __all__ = ["RopeParameters", "rotary", "rotate"]
 
-_NEEDED = {
+_NEEDED: dict[str, tuple[str, ...]] = {
     "default": (),
     "linear": ("factor",),
-    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
 }
 
 
@@ -26,32 +26,35 @@ class RopeParameters:
 
     rope_theta: float = 10000.0
     rope_type: str = "default"
-    factor: float | None = None
-    low_freq_factor: float | None = None
-    high_freq_factor: float | None = None
-    original_max_position_embeddings: int | None = None
+    factor: Any = None  # numbers, where the type needs them
+    low_freq_factor: Any = None
+    high_freq_factor: Any = None
+    original_max_position_embeddings: Any = None
+
+    def __post_init__(self) -> None:
+        if self.rope_type not in _NEEDED:
+            raise ValueError(f"rope_type must be one of {', '.join(map(repr, _NEEDED))}, got {self.rope_type!r}")
+        missing = [name for name in _NEEDED[self.rope_type] if getattr(self, name) is None]
+        if missing:
+            raise ValueError(f"rope_parameters of type {self.rope_type!r} are missing {missing}")
 
     @classmethod
     def of(cls, values: RopeParameters | Mapping[str, Any] | None, max_position_embeddings: int) -> RopeParameters:
         """``values`` as this class.
 
         Raises:
-            ValueError: a type or a field that is not known here, or one that the type needs and that is missing.
+            ValueError: a type or a field that is not known here, or a field missing that the type needs.
         """
         if isinstance(values, RopeParameters):
             return values
         values = {name: value for name, value in (values or {}).items() if value is not None}
         if "type" in values:
             values.setdefault("rope_type", values.pop("type"))  # the name before transformers 4.43
-        kind = values.get("rope_type", "default")
-        if kind not in _NEEDED:
-            raise ValueError(f"rope_type must be one of {', '.join(map(repr, _NEEDED))}, got {kind!r}")
         if values.pop("partial_rotary_factor", 1.0) != 1.0:
             raise ValueError("partial_rotary_factor is not supported: the whole head is rotated")
-        missing = [name for name in _NEEDED[kind] if name not in values]
         unknown = sorted(set(values) - {field.name for field in dataclasses.fields(cls)})
-        if missing or unknown:
-            raise ValueError(f"rope_parameters of type {kind!r}: missing {missing}, unknown {unknown}")
+        if unknown:
+            raise ValueError(f"rope_parameters has unknown fields {unknown}")
         values.setdefault("original_max_position_embeddings", max_position_embeddings)
         return cls(**values)
 

@@ -10,12 +10,14 @@ import jax.numpy as jnp
 
 import objnet.nn.functional as F
 from objnet.models._cache import KVCache
+from objnet.nn.functional._common import widen
 
 __all__ = [
     "activation",
     "attention_mask_4d",
     "causal_lm_loss",
     "causal_mask",
+    "check_problem_type",
     "classification_loss",
     "merge_heads",
     "one_input",
@@ -129,28 +131,33 @@ def causal_lm_loss(logits: jax.Array, labels: jax.Array | None) -> jax.Array | N
     """Mean cross-entropy of each next token, in float32; labels of -100 do not count."""
     if labels is None:
         return None
-    logits = logits[:, :-1].astype(jnp.promote_types(logits.dtype, jnp.float32))
+    logits = widen(logits[:, :-1])
     return F.cross_entropy(logits.reshape(-1, logits.shape[-1]), labels[:, 1:].reshape(-1))
 
 
-def classification_loss(logits: jax.Array, labels: jax.Array | None, problem_type: str | None) -> jax.Array | None:
-    """Squared error, cross-entropy or binary cross-entropy, as transformers chooses by labels and ``problem_type``.
+PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
+
+
+def check_problem_type(problem_type: str | None) -> None:
+    """Refuse an unknown kind of classification.
 
     Raises:
-        ValueError: another ``problem_type``.
+        ValueError: neither None nor one of ``PROBLEMS``.
     """
+    if problem_type is not None and problem_type not in PROBLEMS:
+        raise ValueError(f"problem_type must be None or one of {', '.join(map(repr, PROBLEMS))}, got {problem_type!r}")
+
+
+def classification_loss(logits: jax.Array, labels: jax.Array | None, problem_type: str | None) -> jax.Array | None:
+    """Squared error, cross-entropy or binary cross-entropy, as transformers chooses by labels and ``problem_type``."""
     if labels is None:
         return None
     classes = logits.shape[-1]
     if problem_type is None:
-        whole = jnp.issubdtype(labels.dtype, jnp.integer)
-        problem_type = "regression" if classes == 1 else "single_label_classification" if whole else "multi_label_classification"
-    if problem_type == "regression":
-        return F.mse_loss(logits.reshape(-1) if classes == 1 else logits, labels.reshape(-1) if classes == 1 else labels)
+        problem_type = PROBLEMS[0 if classes == 1 else 1 if jnp.issubdtype(labels.dtype, jnp.integer) else 2]
     if problem_type == "single_label_classification":
         return F.cross_entropy(logits.reshape(-1, classes), labels.reshape(-1))
     if problem_type == "multi_label_classification":
         return F.binary_cross_entropy_with_logits(logits, labels)
-    raise ValueError(
-        f"problem_type must be 'regression', 'single_label_classification' or 'multi_label_classification', got {problem_type!r}"
-    )
+    one = classes == 1
+    return F.mse_loss(logits.reshape(-1) if one else logits, labels.reshape(-1) if one else labels)

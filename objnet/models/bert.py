@@ -20,6 +20,7 @@ from objnet.models._pretrained import PreTrainedModel
 from objnet.models._transformer import (
     activation,
     attention_mask_4d,
+    check_problem_type,
     classification_loss,
     merge_heads,
     one_input,
@@ -61,6 +62,7 @@ class BertConfig(Config):
 
     def __post_init__(self) -> None:
         check_heads(self.hidden_size, self.num_attention_heads)
+        check_problem_type(self.problem_type)
 
 
 class BertEmbeddings(nn.Module):

@@ -18,7 +18,14 @@ from objnet import nn
 from objnet.models._config import Config, check_heads
 from objnet.models._outputs import BaseModelOutputWithPooling, LogitsOutput
 from objnet.models._pretrained import PreTrainedModel
-from objnet.models._transformer import activation, attention_mask_4d, classification_loss, merge_heads, split_heads
+from objnet.models._transformer import (
+    activation,
+    attention_mask_4d,
+    check_problem_type,
+    classification_loss,
+    merge_heads,
+    split_heads,
+)
 
 __all__ = ["ViTConfig", "ViTForImageClassification", "ViTModel"]
 
@@ -49,6 +56,7 @@ class ViTConfig(Config):
 
     def __post_init__(self) -> None:
         check_heads(self.hidden_size, self.num_attention_heads)
+        check_problem_type(self.problem_type)
         for name in ("image_size", "patch_size"):
             size = getattr(self, name)
             object.__setattr__(self, name, (size, size) if isinstance(size, int) else tuple(size))
