@@ -109,7 +109,7 @@ def test_biases_of_two_dimensions(input, bias):
         assert_parity(linear, F.linear, *arrays)
 
 
-@pytest.mark.parametrize("bias", [None, (6,), (6, 1, 1)])
+@pytest.mark.parametrize("bias", [None, (6,), (6, 1, 1, 1)])
 @pytest.mark.parametrize(("lead", "sizes"), [((), (4, 3)), ((2, 1), (3, 4)), ((0,), (2, 2))])
 def test_bilinear(lead, sizes, bias):
     first, second = sizes
@@ -133,6 +133,8 @@ def test_bilinear_in_half_precision(dtype):
         (((), (5,), (6, 4, 5)), "fff"),
         (((2, 4), (2, 5), (6, 5, 4)), "fff"),
         (((2, 4), (2, 5), (4, 5)), "fff"),
+        (((2, 4), (2, 5), (6, 4)), "fff"),
+        (((2, 4), (2, 5), (4,)), "fff"),
         (((2, 0), (2, 5), (6, 0, 5)), "fff"),
         (((2, 4), (2, 5), (6, 4, 5), (5,)), "ffff"),
         (((2, 4), (2, 5), (6, 4, 5), (1,)), "ffff"),
