@@ -122,7 +122,8 @@ def _fractional_max_pool(
         raise ValueError(f"{function}: give output_size or output_ratio")
     if x.ndim == n:
         raise IndexError(f"{function} takes an input of {n + 1} or {n + 2} dimensions, got shape {x.shape}")
-    require_floating(function, x)
+    if samples is None:
+        require_floating(function, x)
     x, unbatched = batched(function, x, n)
     lengths = x.shape[2:]
     if output_size is None:
@@ -137,6 +138,7 @@ def _fractional_max_pool(
     if samples is None:
         samples = rand(*x.shape[:2], n, dtype=x.dtype)
     samples = _checked_samples(function, n, x, as_array(samples))
+    require_floating(function, x)
     best = x, flat_indices(x)
     # torch's kernel takes the samples of an image from the last dimension on
     order = reversed(range(n)) if n == 2 else range(n)

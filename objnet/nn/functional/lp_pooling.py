@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from objnet.core.arrays import as_array
 from objnet.nn.functional._common import absolute, is_floating, widen
@@ -71,17 +72,20 @@ def _lp_pool(
 ) -> jax.Array:
     x = as_array(input)
     kernel = sizes(function, "kernel_size", kernel_size, n)
-    if norm_type == math.inf:
-        return maximum(absolute(x), kernel_size, stride, 0, 1, ceil_mode)
-    if norm_type == -math.inf:
-        return -maximum(-absolute(x), kernel_size, stride, 0, 1, ceil_mode)
+    if norm_type in (math.inf, -math.inf):
+        number = x == x  # NaN has no sign, hence no gradient
+        magnitude = jnp.where(number, absolute(jnp.where(number, x, jnp.zeros_like(x))), lax.stop_gradient(x))
+        sign = 1 if norm_type > 0 else -1
+        return sign * maximum(sign * magnitude, kernel_size, stride, 0, 1, ceil_mode)
     root = 1.0 / norm_type
-    if isinstance(norm_type, float) and not jnp.issubdtype(x.dtype, jnp.inexact):
+    whole = not jnp.issubdtype(x.dtype, jnp.inexact)
+    if x.dtype == jnp.bool_ or (whole and isinstance(norm_type, float)):
         x = x.astype(jnp.result_type(float))  # as torch's pow promotes
     sums = widen(mean(_power(widen(x), norm_type), kernel_size, stride, 0, ceil_mode))
     if not is_floating(sums):  # of whole powers of int64, rounded down
         x = sums = sums.astype(jnp.result_type(float))
     sums = sums * math.prod(kernel)
+    sums = sums * (sums == sums).astype(sums.dtype)  # as in torch, whose sign of NaN is 0, in the gradient only
     zero = sums == 0  # kept out of the root, whose slope there is infinite
     roots = jnp.where(zero, jnp.zeros((), sums.dtype) ** root, _power(jnp.where(zero, jnp.ones((), sums.dtype), sums), root))
     return roots.astype(x.dtype)

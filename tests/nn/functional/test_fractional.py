@@ -118,4 +118,5 @@ def test_shapes_and_dtypes():
             assert fs[0](jnp.zeros(shape)).shape == expected
     for dtype in ("int32", "bool", "complex64"):
         assert not assert_same_outcome(*both(2, 2, 3), jnp.ones((2, 3, 8, 8), dtype), samples)
+        assert not assert_same_outcome(*both(2, 2, 3), jnp.ones((2, 3, 8, 8), dtype), samples.astype(dtype))
     assert not assert_same_outcome(*both(2, 2, 3), jnp.ones((2, 3, 8, 8), "float16"), samples)
