@@ -125,6 +125,7 @@ def instance_norm(
     Raises:
         ImmutableArrayError: running statistics that would be written to and are bare arrays.
         ValueError: one value a channel with ``use_input_stats``, only one running statistic.
+        IndexError: an empty batch with ``weight`` or ``bias``, as in torch; no channel dimension.
         RuntimeError: shapes or dtypes that do not fit.
         NotImplementedError: dtypes that are not floating point.
     """
@@ -238,7 +239,10 @@ def _check_instance_norm(input: jax.Array, arrays: dict[str, jax.Array], use_inp
         raise IndexError(f"instance_norm needs an input of shape (N, C, ...), got {input.shape}")
     _check_statistics("instance_norm", input, arrays, use_input_stats)
     require_floating("instance_norm", input, *arrays.values())
-    check_dtypes("instance_norm", input, {name: x for name, x in arrays.items() if name in ("weight", "bias")})
+    affine = {name: x for name, x in arrays.items() if name in ("weight", "bias")}
+    check_dtypes("instance_norm", input, affine)
+    if affine and input.shape[0] == 0:
+        raise IndexError("instance_norm with a weight or bias takes no empty batch, as torch's does not: skip the call")
 
 
 def _check_statistics(function: str, input: jax.Array, arrays: dict[str, jax.Array], by_input: bool) -> None:

@@ -22,6 +22,7 @@ from jax import lax
 from objnet.core.arrays import as_array
 from objnet.core.rng import next_rng_key
 from objnet.nn.functional._common import require_floating
+from objnet.nn.functional._pointwise import written
 
 __all__ = ["alpha_dropout", "dropout", "dropout1d", "dropout2d", "dropout3d", "feature_alpha_dropout"]
 
@@ -36,14 +37,14 @@ def dropout(input: jax.Array, p: float = 0.5, training: bool = True, inplace: bo
         input: any shape, floating point.
         p: a Python number in [0, 1].
         training: False returns the input.
-        inplace: makes no difference, arrays are immutable.
+        inplace: write to ``input`` and return it, if it is a Parameter, Buffer or view; a jax array is immutable.
 
     Raises:
         ValueError: ``p`` outside of [0, 1].
         RuntimeError: integers and booleans, in training.
         NotImplementedError: complex numbers, in training.
     """
-    return _dropped("dropout", as_array(input), p, training, features=False)
+    return written(input, _dropped("dropout", as_array(input), p, training, features=False), inplace)
 
 
 def alpha_dropout(input: jax.Array, p: float = 0.5, training: bool = False, inplace: bool = False) -> jax.Array:
@@ -51,7 +52,7 @@ def alpha_dropout(input: jax.Array, p: float = 0.5, training: bool = False, inpl
 
     Arguments and errors as :func:`dropout`, but ``training`` is False unless given (Klambauer et al. 2017).
     """
-    return _dropped("alpha_dropout", as_array(input), p, training, features=False, alpha=True)
+    return written(input, _dropped("alpha_dropout", as_array(input), p, training, features=False, alpha=True), inplace)
 
 
 def feature_alpha_dropout(input: jax.Array, p: float = 0.5, training: bool = False, inplace: bool = False) -> jax.Array:
@@ -60,7 +61,7 @@ def feature_alpha_dropout(input: jax.Array, p: float = 0.5, training: bool = Fal
     Raises:
         RuntimeError: fewer than two dimensions, in training. Other errors as :func:`dropout`.
     """
-    return _dropped("feature_alpha_dropout", as_array(input), p, training, features=True, alpha=True)
+    return written(input, _dropped("feature_alpha_dropout", as_array(input), p, training, features=True, alpha=True), inplace)
 
 
 def dropout1d(input: jax.Array, p: float = 0.5, training: bool = True, inplace: bool = False) -> jax.Array:
@@ -69,11 +70,11 @@ def dropout1d(input: jax.Array, p: float = 0.5, training: bool = True, inplace: 
     Raises:
         RuntimeError: any other number of dimensions. Other errors as :func:`dropout`.
     """
-    input = as_array(input)
+    array = as_array(input)
     _check_probability(p)
-    if input.ndim not in (2, 3):
-        raise RuntimeError(f"dropout1d takes an input of 2 or 3 dimensions, (C, L) or (N, C, L), got {input.shape}")
-    return _channels_dropped("dropout1d", input, p, training, batched=input.ndim == 3)
+    if array.ndim not in (2, 3):
+        raise RuntimeError(f"dropout1d takes an input of 2 or 3 dimensions, (C, L) or (N, C, L), got {array.shape}")
+    return written(input, _channels_dropped("dropout1d", array, p, training, batched=array.ndim == 3), inplace)
 
 
 def dropout2d(input: jax.Array, p: float = 0.5, training: bool = True, inplace: bool = False) -> jax.Array:
@@ -84,14 +85,14 @@ def dropout2d(input: jax.Array, p: float = 0.5, training: bool = True, inplace: 
     Raises:
         RuntimeError: fewer than two dimensions, in training. Other errors as :func:`dropout`.
     """
-    input = as_array(input)
+    array = as_array(input)
     _check_probability(p)
-    if input.ndim == 3:
+    if array.ndim == 3:
         message = "dropout2d takes a 3-d input as (N, C, L), not (C, H, W): use dropout1d for that, or add a dimension"
         warnings.warn(message, UserWarning, stacklevel=2)
-    elif input.ndim != 4:
-        _warn_dimensions("dropout2d", input)
-    return _channels_dropped("dropout2d", input, p, training, batched=True)
+    elif array.ndim != 4:
+        _warn_dimensions("dropout2d", array)
+    return written(input, _channels_dropped("dropout2d", array, p, training, batched=True), inplace)
 
 
 def dropout3d(input: jax.Array, p: float = 0.5, training: bool = True, inplace: bool = False) -> jax.Array:
@@ -102,11 +103,11 @@ def dropout3d(input: jax.Array, p: float = 0.5, training: bool = True, inplace: 
     Raises:
         RuntimeError: a 0-d input, in training. Other errors as :func:`dropout`.
     """
-    input = as_array(input)
+    array = as_array(input)
     _check_probability(p)
-    if input.ndim not in (4, 5):
-        _warn_dimensions("dropout3d", input)
-    return _channels_dropped("dropout3d", input, p, training, batched=input.ndim == 5)
+    if array.ndim not in (4, 5):
+        _warn_dimensions("dropout3d", array)
+    return written(input, _channels_dropped("dropout3d", array, p, training, batched=array.ndim == 5), inplace)
 
 
 def _check_probability(p: float) -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 
 from objnet.core import rng  # noqa: E402
+from objnet.core.variable import Buffer  # noqa: E402
 from tests.nn.parity import assert_derivatives, to_torch  # noqa: E402
 
 F = torch.nn.functional
@@ -246,3 +247,12 @@ def test_numpy_probabilities_do_not_change_the_dtype(fixed_key):
 
 def test_infinite_elements_are_not_hidden():
     assert np.isnan(run("dropout", jnp.full(1000, INF), 0.5)).any()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_in_place_on_a_variable(fixed_key, name):
+    x = jnp.asarray(np.random.RandomState(0).randn(3, 20, 4), jnp.float32)
+    cell = Buffer(x)
+    assert run(name, cell, 0.5, True, True) is cell
+    np.testing.assert_array_equal(cell.value, run(name, x, 0.5, True))
+    assert isinstance(run(name, cell, 0.5, True), jax.Array)

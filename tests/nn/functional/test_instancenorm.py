@@ -38,7 +38,7 @@ F = torch.nn.functional
     dtype=st.sampled_from(["float32", "bfloat16"]),
 )
 def test_instance_norm(shape, by_input, tracked, affine, momentum, dtype):
-    tracked = tracked or not by_input
+    tracked, affine = tracked or not by_input, affine and shape[0] != 0
     x = 2 * normal(*shape, dtype=dtype) + 1
     mean, var = normal(3, seed=3), abs(normal(3, seed=4)) + 0.5
     affines = [normal(3, seed=i, dtype=dtype) for i in (1, 2)] if affine else []
@@ -83,6 +83,7 @@ def test_instance_norm_statistics_need_a_home():
         ((2, 3, 4), [2, 2], {}),
         ((2, 3, 4), [2, 2], {"use_input_stats": False}),
         ((2, 3, 4), [None, None, 2], {}),
+        ((0, 3, 4), [None, None, 3], {}),
         ((2, 3, 4), [None, None, None, 2], {}),
     ],
 )
