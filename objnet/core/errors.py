@@ -92,6 +92,10 @@ class MissingRngError(UnsetVariableError, ValueError):
     """A random key is needed and the pure function was given ``rng=None``."""
 
 
+class TracedLengthsError(ObjnetError, RuntimeError):
+    """The layout of a packed sequence was asked for where its lengths are traced, so that its size is not known."""
+
+
 class CompiledCallError(ObjnetError, RuntimeError):
     """A compiled function did something that cannot be repeated by its compiled program."""
 

@@ -25,12 +25,8 @@ from objnet.nn.functional._common import host, is_concrete
 from objnet.nn.module import _check_dtype, _parse_to
 
 
-class TracedLengthsError(errors.ObjnetError, RuntimeError):
-    """The layout of a packed sequence was asked for where its lengths are traced, so that its size is not known."""
-
-
-def traced_lengths(what: str) -> TracedLengthsError:
-    return TracedLengthsError(
+def traced_lengths(what: str) -> errors.TracedLengthsError:
+    return errors.TracedLengthsError(
         f"{what} depends on the lengths, which are traced here{errors.where()}: the size of an array cannot. Recurrent layers, "
         "pad_packed_sequence and .to() work; for anything else apply it to the padded array, before packing or after "
         "pad_packed_sequence (a loss: with the targets padded by ignore_index), or make the lengths static: a tuple of ints and objnet.jit's static_argnames."

@@ -16,7 +16,6 @@ import numpy as np
 from objnet.core.arrays import as_array
 from objnet.nn._packed import (
     PackedSequence,
-    TracedLengthsError,
     TracedPackedSequence,
     constant,
     invert_permutation,
@@ -28,7 +27,6 @@ from objnet.nn.functional._common import host, is_concrete
 
 __all__ = [
     "PackedSequence",
-    "TracedLengthsError",
     "TracedPackedSequence",
     "invert_permutation",
     "pack_padded_sequence",

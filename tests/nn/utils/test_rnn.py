@@ -16,6 +16,7 @@ torch = pytest.importorskip("torch")
 
 import torch.nn.utils.rnn as theirs  # noqa: E402
 
+from objnet import errors  # noqa: E402
 from objnet.nn.utils import rnn as ours  # noqa: E402
 from objnet.transforms.jit import jit  # noqa: E402
 from tests.nn.parity import assert_same_error, to_jax  # noqa: E402
@@ -143,7 +144,7 @@ def test_a_packed_sequence_is_a_named_tuple():
     assert names == [".data", ".sorted_indices", ".unsorted_indices"]
     with pytest.raises(AssertionError, match="pair"):
         ours.PackedSequence(data)
-    with pytest.raises(ours.TracedLengthsError, match="lengths"):
+    with pytest.raises(errors.TracedLengthsError, match="lengths"):
         jax.jit(lambda sizes: ours.PackedSequence(data, sizes).data)(batch_sizes)
 
 
@@ -178,7 +179,7 @@ def test_what_a_traced_layout_cannot_give():
         lambda packed: packed._replace(data=x),
         ours.unpack_sequence,
     ):
-        with pytest.raises(ours.TracedLengthsError, match="traced here .*test_rnn.py.*before packing or after"):
+        with pytest.raises(errors.TracedLengthsError, match="traced here .*test_rnn.py.*before packing or after"):
             on_packed(use)
     with pytest.raises(ValueError, match="total_length=3 where the longest may have 4 steps"):
         on_packed(lambda packed: ours.pad_packed_sequence(packed, total_length=3)[0])
@@ -249,7 +250,7 @@ def test_refused_beyond_torch():
         ours.pad_packed_sequence(packed._replace(batch_sizes=[3, 2, 1]))
     with pytest.raises(ValueError, match="Expected total_length to be at least"):
         ours.pad_packed_sequence(packed, total_length=3)
-    with pytest.raises(ours.TracedLengthsError, match="unpad_sequence depends"):
+    with pytest.raises(errors.TracedLengthsError, match="unpad_sequence depends"):
         jax.jit(lambda lengths: ours.unpad_sequence(X, lengths))(jnp.asarray([1, 2, 3]))
 
 
