@@ -37,10 +37,8 @@ def build(function, layer, *args, **kwargs):
     [
         ("weight_norm", ("Linear", 3, 4), {}),
         ("weight_norm", ("Conv1d", 3, 4, 2), {"dim": None}),
-        ("weight_norm", ("Linear", 3, 4), {"dim": 1}),
         ("spectral_norm", ("Linear", 3, 4), {"n_power_iterations": 2, "eps": 1e-3}),
         ("spectral_norm", ("ConvTranspose1d", 3, 4, 2), {}),
-        ("spectral_norm", ("Conv1d", 3, 4, 2), {"dim": 1}),
     ],
 )
 def test_training_and_removal(function, layer, kwargs):
@@ -107,8 +105,8 @@ def test_a_state_dict_of_before_versions():
     pair.ours.load_state_dict(dict(pair.theirs.state_dict()))  # of now, its metadata lost
 
 
-@pytest.mark.parametrize("function", ["weight_norm", "spectral_norm"])
-def test_pure_forms(function):
+def test_the_pure_form():
+    function = "spectral_norm"
     x = jnp.ones((2, 3))
     layer = getattr(nn.utils, function)(nn.Linear(3, 4))
     net = transform_with_state(layer)

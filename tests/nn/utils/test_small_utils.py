@@ -99,16 +99,15 @@ def statistics(bn):
 
 
 @pytest.mark.parametrize(
-    ("layer", "bn", "kwargs"),
+    ("layer", "bn", "kwargs", "bias"),
     [
-        (("Conv2d", 2, 3, 2), ("BatchNorm2d", 3), {}),
-        (("Conv1d", 2, 3, 2), ("BatchNorm1d", 3, 1e-3, 0.1, False), {}),
-        (("ConvTranspose1d", 2, 3, 2), ("BatchNorm1d", 3), {"transpose": True}),
-        (("Linear", 2, 3), ("BatchNorm1d", 3), {}),
-        (("Linear", 2, 3), ("BatchNorm1d", 1), {}),
+        (("Conv2d", 2, 3, 2), ("BatchNorm2d", 3), {}, True),
+        (("Conv1d", 2, 3, 2), ("BatchNorm1d", 3, 1e-3, 0.1, False), {}, False),
+        (("ConvTranspose1d", 2, 3, 2), ("BatchNorm1d", 3), {"transpose": True}, True),
+        (("Linear", 2, 3), ("BatchNorm1d", 3), {}, False),
+        (("Linear", 2, 3), ("BatchNorm1d", 1), {}, True),
     ],
 )
-@pytest.mark.parametrize("bias", [True, False])
 def test_fusion(layer, bn, kwargs, bias):
     function = "fuse_linear_bn_eval" if layer[0] == "Linear" else "fuse_conv_bn_eval"
 
