@@ -1,7 +1,8 @@
 """``unfold`` takes blocks out of images as columns, ``fold`` adds columns up to images (im2col and col2im).
 
-Compared on CPU, jitted, forward + backward: shifted slices a dimension at a time (used, see ``_overlap``), shifted slices of both
-dimensions at once, ``lax.conv_general_dilated_patches``, gather and scatter.
+Compared on CPU, jitted, 3x3 blocks of 8x32x28x28, ``unfold`` forward / gradient of its square in milliseconds: slices a dimension at
+a time (used, see ``_overlap``) 1.2 / 4.2, slices of both dimensions at once 1.5 / 3.8, gather and its scatter 1.9 / 3.9;
+``lax.conv_general_dilated_patches`` took four times as long or more.
 """
 
 from __future__ import annotations
