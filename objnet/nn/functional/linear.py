@@ -97,7 +97,9 @@ def _check_bilinear(arrays: dict[str, jax.Array], x: jax.Array, y: jax.Array, w:
         if array.ndim == 0:
             raise IndexError(f"bilinear: {name} has no dimensions")
     if w.ndim == 1 or (w.ndim == 2 and w.shape[1] == x.shape[-1]):
-        raise IndexError(f"bilinear: the weight must have 3 dimensions, (out_features, in1_features, in2_features), got {w.shape}")
+        raise IndexError(
+            f"bilinear: the weight must have 3 dimensions, (out_features, in1_features, in2_features), got {w.shape}"
+        )
     if w.ndim != 3 or w.shape[1:] != (x.shape[-1], y.shape[-1]) or 0 in w.shape[1:]:
         raise RuntimeError(
             f"bilinear: inputs of shapes {x.shape} and {y.shape} need a weight of shape (out_features, {x.shape[-1]}, {y.shape[-1]}) "
