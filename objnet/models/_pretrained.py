@@ -22,7 +22,8 @@ class PreTrainedModel(nn.Module):
     config_class: ClassVar[type[Config]]
     base_model_prefix: ClassVar[str]
     tied: ClassVar[dict[str, str]] = {}  # key that a checkpoint may lack: the key with its value
-    renamed: ClassVar[tuple[tuple[str, str], ...]] = ()  # patterns in older keys and their replacements
+    renamed: ClassVar[tuple[tuple[str, Any], ...]] = ()  # patterns in older keys and their replacements
+    config: Any
     constant: ClassVar[str] = "(?!)"  # a pattern of keys that old checkpoints hold and the model computes
 
     def __init__(self, config: Any) -> None:
@@ -50,7 +51,7 @@ class PreTrainedModel(nn.Module):
         return [*found, module]
 
     def _init_weights(self, module: nn.Module) -> None:
-        std = self.config.initializer_range  # type: ignore[attr-defined]
+        std = self.config.initializer_range
         if isinstance(module, nn.Linear | nn.Conv2d | nn.Embedding):
             nn.init.normal_(module.weight, mean=0.0, std=std)
             if isinstance(module, nn.Embedding):

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 import objnet.nn.functional as F
+from objnet import nn
 from objnet.models._cache import KVCache
 from objnet.nn.functional._common import widen
 
@@ -19,8 +20,8 @@ __all__ = [
     "causal_mask",
     "check_problem_type",
     "classification_loss",
+    "embedded",
     "merge_heads",
-    "one_input",
     "positions",
     "split_heads",
 ]
@@ -61,15 +62,15 @@ def activation(name: str) -> Function:
     return ACTIVATIONS[name]
 
 
-def one_input(input_ids: jax.Array | None, inputs_embeds: jax.Array | None) -> bool:
-    """Whether ids are given and not embeddings.
+def embedded(table: nn.Embedding, input_ids: jax.Array | None, inputs_embeds: jax.Array | None) -> jax.Array:
+    """The embeddings (B, S, hidden_size), looked up or given.
 
     Raises:
-        ValueError: both are, or none.
+        ValueError: both are given, or none.
     """
     if (input_ids is None) == (inputs_embeds is None):
         raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
-    return input_ids is not None
+    return table(input_ids) if inputs_embeds is None else inputs_embeds
 
 
 def split_heads(x: jax.Array, head_dim: int) -> jax.Array:

@@ -22,8 +22,8 @@ from objnet.models._transformer import (
     attention_mask_4d,
     check_problem_type,
     classification_loss,
+    embedded,
     merge_heads,
-    one_input,
     positions,
     split_heads,
 )
@@ -83,7 +83,7 @@ class BertEmbeddings(nn.Module):
         position_ids: jax.Array | None,
         inputs_embeds: jax.Array | None,
     ) -> jax.Array:
-        x = self.word_embeddings(input_ids) if one_input(input_ids, inputs_embeds) else inputs_embeds
+        x = embedded(self.word_embeddings, input_ids, inputs_embeds)
         if token_type_ids is None:
             token_type_ids = jnp.zeros(x.shape[:2], jnp.int32)
         x = x + self.token_type_embeddings(token_type_ids)

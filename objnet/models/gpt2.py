@@ -20,7 +20,7 @@ from objnet.models._config import Config, check_heads
 from objnet.models._generation import GenerationMixin
 from objnet.models._outputs import BaseModelOutput, CausalLMOutput
 from objnet.models._pretrained import PreTrainedModel
-from objnet.models._transformer import activation, causal_lm_loss, causal_mask, merge_heads, one_input, positions, split_heads
+from objnet.models._transformer import activation, causal_lm_loss, causal_mask, embedded, merge_heads, positions, split_heads
 
 __all__ = ["Conv1D", "GPT2Config", "GPT2LMHeadModel", "GPT2Model"]
 
@@ -202,7 +202,7 @@ class GPT2Model(GPT2PreTrainedModel):
             ValueError: both or none of the inputs, shapes that do not fit.
             IndexError: in eager code, ids out of range, or a full cache.
         """
-        x = self.wte(input_ids) if one_input(input_ids, inputs_embeds) else inputs_embeds
+        x = embedded(self.wte, input_ids, inputs_embeds)
         batch, steps = x.shape[:2]
         if cache is not None:
             check_room(cache, batch, steps)

@@ -19,7 +19,7 @@ from objnet.models._generation import GenerationMixin
 from objnet.models._outputs import BaseModelOutput, CausalLMOutput
 from objnet.models._pretrained import PreTrainedModel
 from objnet.models._rotary import RopeParameters, rotary, rotate
-from objnet.models._transformer import activation, causal_lm_loss, causal_mask, merge_heads, one_input, positions, split_heads
+from objnet.models._transformer import activation, causal_lm_loss, causal_mask, embedded, merge_heads, positions, split_heads
 
 __all__ = ["LlamaConfig", "LlamaForCausalLM", "LlamaModel"]
 
@@ -40,21 +40,21 @@ class LlamaConfig(Config):
     intermediate_size: int = 11008
     num_hidden_layers: int = 32
     num_attention_heads: int = 32
-    num_key_value_heads: int | None = None
+    num_key_value_heads: Any = None  # num_attention_heads if None
     hidden_act: str = "silu"
     max_position_embeddings: int = 2048
     initializer_range: float = 0.02
     rms_norm_eps: float = 1e-6
     pad_token_id: int | None = None
     tie_word_embeddings: bool = False
-    rope_parameters: RopeParameters | None = None
+    rope_parameters: Any = None
     attention_bias: bool = False
     attention_dropout: float = 0.0
     mlp_bias: bool = False
-    head_dim: int | None = None
+    head_dim: Any = None  # hidden_size / num_attention_heads if None
 
     def __post_init__(self) -> None:
-        complete = {
+        complete: dict[str, Any] = {
             "num_key_value_heads": self.num_key_value_heads or self.num_attention_heads,
             "head_dim": self.head_dim or self.hidden_size // self.num_attention_heads,
             "rope_parameters": RopeParameters.of(self.rope_parameters, self.max_position_embeddings),
@@ -199,7 +199,7 @@ class LlamaModel(LlamaPreTrainedModel):
             ValueError: both or none of the inputs, shapes that do not fit.
             IndexError: in eager code, ids out of range, or a full cache.
         """
-        x = self.embed_tokens(input_ids) if one_input(input_ids, inputs_embeds) else inputs_embeds
+        x = embedded(self.embed_tokens, input_ids, inputs_embeds)
         batch, steps = x.shape[:2]
         if cache is not None:
             check_room(cache, batch, steps)

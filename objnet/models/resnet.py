@@ -136,7 +136,7 @@ class ResNet(nn.Module):
 
     def __init__(
         self,
-        block: type[nn.Module],
+        block: Any,
         layers: Sequence[int],
         num_classes: int = 1000,
         zero_init_residual: bool = False,

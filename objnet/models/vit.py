@@ -45,11 +45,11 @@ class ViTConfig(Config):
     attention_probs_dropout_prob: float = 0.0
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-12
-    image_size: int | tuple[int, int] = 224
-    patch_size: int | tuple[int, int] = 16
+    image_size: Any = 224  # a number or two; kept as two
+    patch_size: Any = 16
     num_channels: int = 3
     qkv_bias: bool = True
-    pooler_output_size: int | None = None
+    pooler_output_size: Any = None  # hidden_size if None
     pooler_act: str = "tanh"
     num_labels: int = 2
     problem_type: str | None = None
