@@ -46,7 +46,7 @@ def register_module_full_backward_hook(hook: Any) -> RemovableHandle:
 
 
 def register_module_backward_hook(hook: Any) -> RemovableHandle:
-    """Has no meaning here: raises NotImplementedError."""
+    """Has no meaning here: raises TorchOnlyError."""
     raise non_full_hook("register_module_full_backward_hook")
 
 

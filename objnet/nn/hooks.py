@@ -15,6 +15,7 @@ from objnet.core import errors, frame, scope
 from objnet.core.capture import Identity
 from objnet.core.hooks import HookDict, RemovableHandle, register
 from objnet.nn.backward_hooks import BackwardHooks
+from objnet.nn.torch_only import refuse
 
 # What a program is made of.
 _RUNNING = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
@@ -77,7 +78,7 @@ class Hooks:
         return self._register("_backward_hooks", hook, prepend)
 
     def register_backward_hook(self, hook: Any) -> RemovableHandle:
-        """Has no meaning here: raises NotImplementedError."""
+        """Has no meaning here: raises TorchOnlyError."""
         raise non_full_hook("register_full_backward_hook")
 
     # -- running -------------------------------------------------------------------------------------------------------
@@ -133,11 +134,12 @@ class Hooks:
             raise
 
 
-def non_full_hook(instead: str) -> NotImplementedError:
+def non_full_hook(instead: str) -> errors.TorchOnlyError:
     """The error of a hook that is not "full"."""
-    return NotImplementedError(
-        "a backward hook that is not full gets the gradients of a module's last operation, which jax does not record: use "
-        f"{instead}, whose hook gets the gradients of the module's inputs and outputs"
+    return refuse(
+        "backward hook that is not full",
+        f"it gets the gradients of a module's last operation, which jax does not record; use {instead} instead, whose hook gets the "
+        "gradients of the module's inputs and outputs",
     )
 
 

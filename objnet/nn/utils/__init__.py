@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from objnet.nn.utils import clip_grad, parametrizations, parametrize, rnn, stateless
+from objnet.nn.utils import clip_grad, parametrizations, parametrize, prune, rnn, stateless
 from objnet.nn.utils.clip_grad import clip_grad_norm, clip_grad_norm_, clip_grad_value_, clip_grads_with_norm_, get_total_norm
 from objnet.nn.utils.convert_parameters import parameters_to_vector, vector_to_parameters
 from objnet.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights, fuse_linear_bn_eval, fuse_linear_bn_weights
@@ -27,6 +27,7 @@ __all__ = [
     "parameters_to_vector",
     "parametrizations",
     "parametrize",
+    "prune",
     "remove_spectral_norm",
     "remove_weight_norm",
     "rnn",
