@@ -207,16 +207,19 @@ def _gathered(x: jax.Array, around: list[list[Tap]]) -> jax.Array:
     """The sum of weighted elements, (N, *places, C); ``around`` holds a list of (index, weight) for each dimension."""
     batch, channels, *lengths = x.shape
     shape = around[0][0][0].shape
+    if x.size == 0:
+        return jnp.zeros((*shape, channels), x.dtype)
+    flat = batch, math.prod(shape[1:])
     rows = jnp.moveaxis(x, 1, -1).reshape(batch * math.prod(lengths), channels)
     images = jnp.arange(batch, dtype=jnp.int32)[:, None]
     indices, weights = [], []
     for corner in itertools.product(*around):
         index, inside, weight = images, True, 1
         for (at, w), length in zip(corner, lengths, strict=True):
-            at = at.reshape(batch, -1)
+            at = at.reshape(flat)
             within = (at >= 0) & (at <= length - 1)  # False for NaN
             index = index * length + jnp.where(within, at, 0).astype(jnp.int32)
-            inside, weight = within & inside, w.reshape(batch, -1) * weight
+            inside, weight = within & inside, w.reshape(flat) * weight
         indices.append(index)
         weights.append((inside, weight))
     places = jnp.stack(indices, -1)

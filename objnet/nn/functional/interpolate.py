@@ -88,7 +88,7 @@ def interpolate(
         return _AREA[n](x, counts)
     _check(x, counts, mode, antialias)
     along = [Resize(*numbers) for numbers in zip(x.shape[2:], counts, factors, strict=True)]
-    return _resized(x, along, _kernel(mode, bool(align_corners), antialias, kernels.is_small(counts)))
+    return _resized(x, along, _kernel(mode, bool(align_corners), antialias, counts))
 
 
 def upsample(
@@ -168,7 +168,10 @@ def _check(x: jax.Array, counts: tuple[int, ...], mode: str, antialias: bool) ->
         raise NotImplementedError(f"interpolate: mode {mode!r}, antialias={antialias} is not implemented for {x.dtype}")
 
 
-def _kernel(mode: str, align_corners: bool, antialias: bool, small: bool) -> Callable[[Resize, type[np.floating]], Taps]:
+def _kernel(
+    mode: str, align_corners: bool, antialias: bool, counts: tuple[int, ...]
+) -> Callable[[Resize, type[np.floating]], Taps]:
+    small = kernels.is_small(counts)
     if mode.startswith("nearest"):
         return partial(kernels.nearest if mode == "nearest" else kernels.nearest_exact, small=small)
     if antialias:

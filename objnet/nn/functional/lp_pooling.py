@@ -85,7 +85,8 @@ def _lp_pool(
     if not is_floating(sums):  # of whole powers of int64, rounded down
         x = sums = sums.astype(jnp.result_type(float))
     sums = sums * math.prod(kernel)
-    sums = sums * (sums == sums).astype(sums.dtype)  # as in torch, whose sign of NaN is 0, in the gradient only
+    if root == 1:  # NaN has no sign, hence no gradient; other roots give it NaN
+        sums = jnp.where(sums == sums, sums, lax.stop_gradient(sums))
     zero = sums == 0  # kept out of the root, whose slope there is infinite
     roots = jnp.where(zero, jnp.zeros((), sums.dtype) ** root, _power(jnp.where(zero, jnp.ones((), sums.dtype), sums), root))
     return roots.astype(x.dtype)

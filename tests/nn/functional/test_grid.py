@@ -55,7 +55,7 @@ def test_derivatives_of_every_order_and_vmap():
     f = both(mode, "zeros", True)[0]
     with jax.enable_x64(True):
         x, grid = normal(1, 1, 3, 4, dtype="float64"), 0.7 * normal(1, 2, 2, 2, dtype="float64", seed=3)
-        assert_derivatives(f, x, grid)
+        assert_derivatives(f, x, grid[:, :1])
         assert_parity(*both(mode, "reflection", True), x, grid)
     xs, grids = normal(2, 1, 2, 3, 4), normal(2, 1, 3, 3, 2, seed=2)
     np.testing.assert_allclose(jax.vmap(f)(xs, grids), [f(*pair) for pair in zip(xs, grids)], rtol=1e-5)
@@ -145,7 +145,7 @@ def test_affine_outcome_for_any_size(size, shape, align_corners):
 
 def test_affine_refusals():
     assert not assert_same_outcome(*affine((2, 1, 2, 2), False), jnp.ones((2, 2, 3), "int32"))
-    for size in ((2, 1, 2.0, 2), (2, 1, True, 2)):
+    for size in ((2, 1, 2.0, 2), (True, 1, 2, 2)):
         assert not assert_same_outcome(*affine(size, False), jnp.ones((2, 2, 3)))
     with pytest.warns(UserWarning, match="size 1"):
         ours.affine_grid(jnp.ones((1, 2, 3)), (1, 1, 1, 2), True)
