@@ -61,12 +61,7 @@ def is_small(counts: tuple[int, ...]) -> bool:
 
 
 def linear(along: Resize, real: type[np.floating], align_corners: bool) -> Taps:
-    """The two elements around each place (``"linear"``, ``"bilinear"``, ``"trilinear"``).
-
-    A dimension that keeps its length is left as it is, whatever the factor.
-    """
-    if along.count == along.length:
-        return Taps(np.arange(along.count)[:, None], np.ones((along.count, 1), real))
+    """The two elements around each place (``"linear"``, ``"bilinear"``, ``"trilinear"``)."""
     at = np.maximum(_places(along, real, align_corners), 0)
     before = np.minimum(at.astype(np.int64), along.length - 1)
     share = np.clip(at - before.astype(real), real(0), real(1))

@@ -87,8 +87,10 @@ def interpolate(
     if mode == "area":
         return _AREA[n](x, counts)
     _check(x, counts, mode, antialias)
+    # torch leaves a dimension that keeps its length alone, whatever the factor, but for these
+    every = mode.startswith("nearest") or (mode == "bicubic" and not antialias and is_floating(x))
     along = [Resize(*numbers) for numbers in zip(x.shape[2:], counts, factors, strict=True)]
-    return _resized(x, along, _kernel(mode, bool(align_corners), antialias, counts))
+    return _resized(x, along, _kernel(mode, bool(align_corners), antialias, counts), every)
 
 
 def upsample(
@@ -179,11 +181,13 @@ def _kernel(
     return partial(kernels.cubic if mode == "bicubic" else kernels.linear, align_corners=align_corners)
 
 
-def _resized(x: jax.Array, along: list[Resize], kernel: Callable[[Resize, type[np.floating]], Taps]) -> jax.Array:
+def _resized(x: jax.Array, along: list[Resize], kernel: Callable[[Resize, type[np.floating]], Taps], every: bool) -> jax.Array:
     wide = widen(x)
     real = np.float64 if x.dtype == jnp.float64 else np.float32
     # from the last dimension to the first, as torch goes where it rounds in between, which is for uint8
     for axis, resize in reversed(list(enumerate(along, 2))):
+        if resize.count == resize.length and not every:
+            continue
         taps = kernel(resize, real)
         if taps.weights is None or is_floating(x):
             wide = tapped(wide, axis, taps)

@@ -104,6 +104,13 @@ def test_images_of_bytes_are_torchs_to_the_bit(mode, channels):
     assert assert_same_outcome(*both((13, 45), mode=mode, antialias=mode == "lanczos"), x)
 
 
+@pytest.mark.parametrize(("mode", "antialias"), [("bilinear", False), ("bilinear", True), ("bicubic", False)])
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+def test_dimensions_that_keep_their_length(mode, antialias, dtype):
+    x = integers(1, 2, 4, 4, low=0, high=50, dtype=dtype)
+    assert assert_same_outcome(*both(None, (1.2, 1.6), mode=mode, antialias=antialias), x)
+
+
 def test_wide_antialias_is_a_loop():
     assert_parity(*both((3, 2), mode="bicubic", antialias=True), normal(1, 1, 40, 50))
 
