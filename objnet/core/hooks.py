@@ -54,7 +54,8 @@ class RemovableHandle:
 
     def remove(self) -> None:
         """Remove the hook; a second time does nothing."""
-        for ref in (self.hooks_dict_ref, *self.extra_dict_ref):
+        refs: tuple[Callable[[], Any], ...] = (self.hooks_dict_ref, *self.extra_dict_ref)
+        for ref in refs:
             hooks = ref()
             if hooks is not None and self.id in hooks:
                 del hooks[self.id]

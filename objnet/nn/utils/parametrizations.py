@@ -67,6 +67,9 @@ def weight_norm(module: Module, name: str = "weight", dim: int = 0) -> Module:
 class _SpectralNorm(Module):
     """The weight divided by an estimate of its largest singular value, whose vectors ``_u`` and ``_v`` are buffers."""
 
+    _u: Any
+    _v: Any
+
     def __init__(self, weight: jax.Array, n_power_iterations: int = 1, dim: int = 0, eps: float = 1e-12) -> None:
         super().__init__()
         ndim = weight.ndim
