@@ -52,7 +52,7 @@ def test_equals_torchvision(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         return
 
     def loss(x: Any, cotangents: Any) -> Any:
-        logits = model(x)
+        logits = model(x).reshape(len(x), -1)
         return jnp.sum(logits * cotangents), logits
 
     step = objnet.jit(objnet.value_and_grad(loss, has_aux=True, wrt=model))

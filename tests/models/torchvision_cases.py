@@ -29,7 +29,7 @@ WHOLE = [
 
 # The model from its package, the size of its images, and the mode; gradients are compared in training only.
 SMALL: dict[str, tuple[Callable[[Any], Any], int, str]] = {
-    "resnet_basic": (lambda m: m.resnet.ResNet(m.resnet.BasicBlock, [1, 1, 1, 1], num_classes=7), 32, "eval"),
+    "resnet_basic": (lambda m: m.resnet.ResNet(m.resnet.BasicBlock, [1, 1, 1, 1], num_classes=7), 64, "train"),
     "resnet_bottleneck": (
         lambda m: m.resnet.ResNet(
             m.resnet.Bottleneck,
@@ -40,8 +40,15 @@ SMALL: dict[str, tuple[Callable[[Any], Any], int, str]] = {
             replace_stride_with_dilation=[False, True, True],
         ),
         32,
+        "eval",
+    ),
+    # gradients of the other blocks alone: those of a whole residual network take long to compile
+    "bottleneck": (
+        lambda m: m.resnet.Bottleneck(3, 4, 2, m.resnet.conv1x1(3, 16, 2), groups=2, base_width=32, dilation=2),
+        4,
         "train",
     ),
+    "inverted_residual": (lambda m: m.mobilenetv2.InvertedResidual(3, 3, 1, 2), 4, "train"),
     "vgg": (lambda m: m.vgg.VGG(m.vgg.make_layers([8, "M", 16, 512, "M"]), num_classes=5), 32, "eval"),
     "vgg_bn": (
         lambda m: m.vgg.VGG(m.vgg.make_layers([8, "M", 512, "M"], batch_norm=True), num_classes=5, dropout=0.0),
@@ -53,7 +60,7 @@ SMALL: dict[str, tuple[Callable[[Any], Any], int, str]] = {
             num_classes=6, width_mult=0.25, inverted_residual_setting=[[1, 8, 1, 1], [6, 8, 1, 1]], dropout=0.0
         ),
         32,
-        "train",
+        "eval",
     ),
     "vit": (
         lambda m: m.vision_transformer.VisionTransformer(16, 4, 2, 2, 8, 16, num_classes=5, representation_size=6),
@@ -147,7 +154,7 @@ def record() -> None:
         entry["initial"] = {k: summary(v.numpy()) for k, v in model.state_dict().items()}
         model.load_state_dict({k: torch.tensor(v) for k, v in values(shapes_of(model)).items()})
         model.train(mode == "train")
-        logits = model(torch.tensor(images(size)))
+        logits = model(torch.tensor(images(size))).flatten(1)
         entry["logits"] = [[float(f"{x:.9g}") for x in row] for row in logits.tolist()]
         if mode == "train":
             (logits * torch.tensor(cotangents(tuple(logits.shape)))).sum().backward()
