@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
@@ -73,16 +74,17 @@ def merge(row: dict[str, Result], results: dict[str, Result], sample: Sample) ->
             row[column] = None if result is None else f"{result} [{sample}]"
 
 
-def refused_alike(error: Exception, run: Callable[[], Any]) -> Result:
-    """Ours raises torch's class of error."""
-    try:
-        run()
-    except Untranslatable:
-        return None
-    except Exception as ours:
-        if type(error) in type(ours).__mro__:
-            return None
-        return f"torch raises {described(error)[:120]}, objnet {described(ours)}"
+def refused_alike(error: Exception, *runs: Callable[[], Any]) -> Result:
+    """Ours raises torch's class of error, in the first run that raises: abstract ones come first, as they compile nothing."""
+    for run in runs:
+        try:
+            run()
+        except (Untranslatable, jax.errors.ConcretizationTypeError):
+            continue
+        except Exception as ours:
+            if type(error) in type(ours).__mro__:
+                return None
+            return f"torch raises {described(error)[:120]}, objnet {described(ours)}"
     return f"torch raises {described(error)[:200]}, objnet gives a result"
 
 
@@ -98,9 +100,20 @@ class Reference(NamedTuple):
 
 
 def reference(function: Any, call: Call, scale: float = 1.0) -> Reference:
-    """Run torch forward and backward."""
+    """Run torch forward and backward; with respect to the first input only, where torch has no other derivative.
+
+    What works in place takes no leaf that has gradients: then there are none.
+    """
     leaves, (args, kwargs) = call.theirs(requires_grad=True, scale=scale)
-    outputs = leaves_of(quiet(function, *args, **kwargs))
+    try:
+        outputs = leaves_of(quiet(function, *args, **kwargs))
+    except RuntimeError as error:
+        left = 0 if "in-place operation" in str(error) else 1
+        known = any(part in str(error) for part in ("in-place operation", "differentiable", "derivative"))
+        if not known or len(call.floats) <= left:
+            raise
+        del call.floats[left:]
+        return reference(function, call, scale)
     floats = [o for o in outputs if o.is_floating_point()]
     cotangents = cotangents_for(floats)
     reached = [(o, torch.tensor(c).to(o.dtype)) for o, c in zip(floats, cotangents, strict=True) if o.requires_grad]

@@ -40,11 +40,7 @@ def function_row(name: str, samples: list[Sample]) -> dict[str, Result]:
     row = {"signature": attempt(lambda: check_function_signature(short, ours, theirs))}
     run = compiled
     if short in _WRITING:
-        ours, theirs, run = (
-            _with_statistics(ours, lambda x: nn.Buffer(x)),
-            _with_statistics(theirs, lambda x: x.detach()),
-            with_gradients,
-        )
+        ours, theirs, run = _with_statistics(ours), _with_statistics(theirs), with_gradients
     for sample in samples:
         merge(row, function_sample(ours, theirs, Call(sample.args, sample.kwargs), values, run), sample)
     if samples:
@@ -66,6 +62,7 @@ def _with_statistics(function: Any) -> Any:
         output = function(x, *given, *args, **kwargs)
         return output, [s if torchs else jax.lax.stop_gradient(s[...]) for s in given if s is not None]
 
+    call.makes_buffers = True  # type: ignore[attr-defined]  (which needs concrete values)
     return call
 
 
@@ -87,7 +84,7 @@ def function_sample(ours: Any, theirs: Any, call: Call, values: bool, run: Any) 
     try:
         expected = reference(theirs, call)
     except Exception as error:
-        return {"refusals": refused_alike(error, lambda: run_eagerly(ours, call))}
+        return {"refusals": refused_alike(error, lambda: run_abstractly(ours, call), lambda: run_eagerly(ours, call))}
     try:
         result, gradients = quiet(run, ours, call, expected.cotangents, call.arrays())
     except Untranslatable:
@@ -137,6 +134,31 @@ def with_gradients(function: Any, call: Call, cotangents: list[Any], arrays: lis
     return results, list(gradients)
 
 
+def forward(function: Any, call: Call) -> list[Any]:
+    """The outputs, from one program; not so where values have to be looked at, or Buffers are made."""
+
+    def program(arrays: list[Any]) -> list[Any]:
+        args, kwargs = call.ours(arrays)
+        return leaves_of(function(*args, **kwargs))
+
+    try:
+        return quiet(jax.jit(program), call.arrays())
+    except (jax.errors.JAXTypeError, RuntimeError, ValueError, TypeError):
+        return quiet(program, call.arrays())
+
+
+def run_abstractly(function: Any, call: Call) -> list[Any]:
+    """The shapes and dtypes of the outputs; raises what depends on no values."""
+    if hasattr(function, "makes_buffers"):
+        return leaves_of(run_eagerly(function, call))
+
+    def program() -> list[Any]:
+        args, kwargs = call.ours(call.arrays())
+        return leaves_of(function(*args, **kwargs))
+
+    return quiet(jax.eval_shape, program)
+
+
 def run_eagerly(function: Any, call: Call) -> Any:
     """Call ours with concrete values."""
     args, kwargs = call.ours(call.arrays())
@@ -153,7 +175,7 @@ def function_dtypes(ours: Any, theirs: Any, sample: Sample, values: bool) -> Res
             except Exception:
                 continue
             try:
-                result = leaves_of(run_eagerly(ours, call))
+                result = forward(ours, call)
             except Untranslatable:
                 continue
             except Exception as error:
@@ -208,15 +230,10 @@ def same_outcome(ours: Any, theirs: Any, call: Call) -> Result:
     try:
         expected = leaves_of(quiet(theirs, *call.theirs()[1][0], **call.theirs()[1][1]))
     except Exception as error:
-        return refused_alike(error, lambda: run_eagerly(ours, call))
-
-    def abstractly() -> Any:
-        args, kwargs = call.ours(call.arrays())
-        return leaves_of(ours(*args, **kwargs))
-
+        return refused_alike(error, lambda: run_abstractly(ours, call), lambda: run_eagerly(ours, call))
     try:
         try:
-            result = quiet(jax.eval_shape, abstractly)
+            result = run_abstractly(ours, call)
         except Exception:  # what has to look at values
             result = leaves_of(run_eagerly(ours, call))
     except Untranslatable:
