@@ -23,6 +23,16 @@ def float_dtype(dtype: Any) -> Any:
     return _check_dtype(jnp.dtype(jnp.float32 if dtype is None else dtype))
 
 
+def require_sizes(*shape: int) -> None:
+    """Refuse negative sizes.
+
+    Raises:
+        RuntimeError: there is one.
+    """
+    if any(size < 0 for size in shape):
+        raise RuntimeError(f"Trying to create tensor with negative dimension {min(shape)}: {list(shape)}")
+
+
 def blank(*shape: int, dtype: Any = None, requires_grad: bool = True) -> Parameter:
     """A Parameter for ``reset_parameters`` to fill; zeros until then.
 
@@ -30,8 +40,7 @@ def blank(*shape: int, dtype: Any = None, requires_grad: bool = True) -> Paramet
         RuntimeError: a negative size, a dtype that has no gradients, 64 bits without jax's 64-bit mode.
         TypeError: sizes that are no ints, or no dtype.
     """
-    if any(size < 0 for size in shape):
-        raise RuntimeError(f"Trying to create tensor with negative dimension {min(shape)}: {list(shape)}")
+    require_sizes(*shape)
     # made by numpy: jnp.zeros would compile a program for every shape
     return Parameter(np.zeros(shape, float_dtype(dtype)), requires_grad)
 

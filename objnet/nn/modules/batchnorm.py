@@ -13,7 +13,7 @@ from objnet.core.variable import Buffer
 from objnet.nn import init
 from objnet.nn.functional.batchnorm import AxisName, batch_norm_stats
 from objnet.nn.module import Module
-from objnet.nn.modules._parameters import blank, float_dtype, place
+from objnet.nn.modules._parameters import blank, float_dtype, place, require_sizes
 
 __all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d"]
 
@@ -42,6 +42,7 @@ class _NormBase(Module):
         bias: bool = True,
     ) -> None:
         super().__init__()
+        require_sizes(num_features)
         self.num_features = num_features
         self.eps = eps
         self.momentum = momentum

@@ -114,6 +114,8 @@ def trained(pair: Pair, sample: Sample, values: bool, steps: int) -> dict[str, R
         try:
             expected = reference(theirs, call, scale)
         except Exception as error:
+            if number:
+                break  # the input that was scaled is out of range
             return {"refusals": refused_alike(error, lambda: quiet(ours, *call.ours(call.arrays())[0]))}
         try:
             (_, result), (of_inputs, of_parameters) = quiet(step, expected.cotangents, *call.arrays(scale))
