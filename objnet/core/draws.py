@@ -1,6 +1,7 @@
 """Random arrays from the stream in force: torch's numbers outside every trace, from jax keys inside one.
 
-``generator=`` names a stream of the caller's own, which only the host can draw from.
+A ``source`` of the caller's own takes its place: a Generator, which only the host can draw from, or a jax key, of which the
+numbers are a pure function.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from objnet.core import errors, frame, rng
 from objnet.core.generator import Generator, check_normal, check_uniform, mostly_inside
 
 Shape = tuple[int, ...]
+Source = Generator | jax.Array | None
 
 
 def draw(
@@ -25,18 +27,20 @@ def draw(
     device: Callable[[jax.Array], jax.Array],
     shape: Shape,
     dtype: Any,
-    generator: Generator | None = None,
+    source: Source = None,
 ) -> jax.Array:
-    """``host(generator)``, or :func:`objnet.core.rng.draw` where no generator is given.
+    """``host(source)`` or ``device(source)``; :func:`objnet.core.rng.draw` where no source is given.
 
     Raises:
-        TypeError: ``generator`` is something else.
+        TypeError: ``source`` is neither a Generator nor a key.
         RngInTransformError: a generator is given while a program is traced, which would repeat its numbers forever.
     """
-    if generator is None:
+    if source is None:
         return rng.draw(host, device, shape, dtype)
-    if not isinstance(generator, Generator):
-        raise TypeError(f"generator must be an objnet Generator or None, got {type(generator).__name__}")
+    if isinstance(source, jax.Array):
+        return device(source).astype(dtype)
+    if not isinstance(source, Generator):
+        raise TypeError(f"generator must be an objnet Generator, a jax key or None, got {type(source).__name__}")
     if rng.binding():
         return jnp.zeros(shape, dtype)
     if frame.trace_state() != frame.CLEAN and frame.staged():
@@ -44,10 +48,10 @@ def draw(
             f"generator= was given inside a compiled function{errors.where()}: its numbers of today would be baked in. "
             "Leave generator out there, so that a key of the function's own stream is used, or draw outside."
         )
-    return jnp.asarray(host(generator), dtype=dtype)
+    return jnp.asarray(host(source), dtype=dtype)
 
 
-def uniform(shape: Shape, low: Any, high: Any, dtype: Any, generator: Generator | None = None) -> jax.Array:
+def uniform(shape: Shape, low: Any, high: Any, dtype: Any, source: Source = None) -> jax.Array:
     """Uniform on ``[low, high)``, of any 16, 32 or 64-bit float or complex dtype (``Tensor.uniform_``).
 
     Raises:
@@ -60,10 +64,10 @@ def uniform(shape: Shape, low: Any, high: Any, dtype: Any, generator: Generator 
     def device(key: jax.Array) -> jax.Array:
         return _by_component(lambda size, kind: _uniform(key, size, low, high, kind), shape, dtype)
 
-    return draw(lambda g: g.uniform(shape, low, high, dtype), device, shape, dtype, generator)
+    return draw(lambda g: g.uniform(shape, low, high, dtype), device, shape, dtype, source)
 
 
-def normal(shape: Shape, mean: Any, std: Any, dtype: Any, generator: Generator | None = None) -> jax.Array:
+def normal(shape: Shape, mean: Any, std: Any, dtype: Any, source: Source = None) -> jax.Array:
     """Normal, of any 16, 32 or 64-bit float or complex dtype (``Tensor.normal_``).
 
     Raises:
@@ -77,12 +81,10 @@ def normal(shape: Shape, mean: Any, std: Any, dtype: Any, generator: Generator |
     def device(key: jax.Array) -> jax.Array:
         return _by_component(lambda size, kind: _normal(key, size, mean, spread, kind), shape, dtype)
 
-    return draw(lambda g: g.normal(shape, mean, std, dtype), device, shape, dtype, generator)
+    return draw(lambda g: g.normal(shape, mean, std, dtype), device, shape, dtype, source)
 
 
-def trunc_normal(
-    shape: Shape, mean: Any, std: Any, a: Any, b: Any, dtype: Any, generator: Generator | None = None
-) -> jax.Array:
+def trunc_normal(shape: Shape, mean: Any, std: Any, a: Any, b: Any, dtype: Any, source: Source = None) -> jax.Array:
     """Normal within ``[a, b]``, of any 16, 32 or 64-bit float dtype (``torch.nn.init.trunc_normal_``).
 
     Raises:
@@ -91,31 +93,17 @@ def trunc_normal(
         RuntimeError, NotImplementedError: as :meth:`objnet.core.generator.Generator.trunc_normal`.
     """
     mean, std, a, b = (number(n, v) for n, v in (("mean", mean), ("std", std), ("a", a), ("b", b)))
-    redraw = mostly_inside(mean, std, a, b)
-    check_normal(std, dtype) if redraw else check_uniform(a, b, dtype)
-    log_peak = -0.5 * ((max(a, min(mean, b)) - mean) / std) ** 2
-
-    def propose(key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Candidates, and which of them to keep."""
-        if redraw:
-            value = _normal(key, shape, mean, std, dtype)
-            return value, (value >= a) & (value <= b)
-        key, other = jax.random.split(key)
-        value = _uniform(key, shape, a, b, dtype)
-        log_density = -0.5 * ((value.astype(_wide(dtype)) - mean) / std) ** 2 - log_peak
-        return value, jnp.log(jax.random.uniform(other, shape, _wide(dtype))) <= log_density
-
-    def again(state: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
-        key, value, pending = state
-        key, now = jax.random.split(key)
-        candidate, keep = propose(now)
-        return key, jnp.where(pending, candidate, value), pending & ~keep
+    inside = mostly_inside(mean, std, a, b)
+    check_normal(std, dtype) if inside else check_uniform(a, b, dtype)
+    wide = _wide(dtype)
 
     def device(key: jax.Array) -> jax.Array:
-        start = key, jnp.zeros(shape, dtype), jnp.ones(shape, bool)
-        return lax.while_loop(lambda state: state[2].any(), again, start)[1]
+        if not inside:  # far out, where float32 tells the inverse's values no longer apart
+            return _reject_uniform(key, shape, mean, std, a, b, dtype)
+        value = jax.random.truncated_normal(key, (a - mean) / std, (b - mean) / std, shape, wide) * std + mean
+        return jnp.clip(value.astype(dtype), jnp.asarray(a, dtype), jnp.asarray(b, dtype))
 
-    return draw(lambda g: g.trunc_normal(shape, mean, std, a, b, dtype), device, shape, dtype, generator)
+    return draw(lambda g: g.trunc_normal(shape, mean, std, a, b, dtype), device, shape, dtype, source)
 
 
 def number(name: str, value: Any) -> float:
@@ -136,9 +124,24 @@ def _wide(dtype: Any) -> Any:
 
 def _uniform(key: jax.Array, shape: Shape, low: float, high: float, dtype: Any) -> jax.Array:
     value = jax.random.uniform(key, shape, _wide(dtype), low, high).astype(dtype)
-    return jnp.where(
-        value == jnp.asarray(high, dtype), jnp.asarray(low, dtype), value
-    )  # rounded up to the excluded bound
+    return jnp.where(value == jnp.asarray(high, dtype), jnp.asarray(low, dtype), value)  # rounded up to the excluded bound
+
+
+def _reject_uniform(key: jax.Array, shape: Shape, mean: float, std: float, a: float, b: float, dtype: Any) -> jax.Array:
+    """Normal samples within ``[a, b]``: uniform ones, each redrawn until its density is above a uniform height."""
+    wide = _wide(dtype)
+    log_peak = -0.5 * ((max(a, min(mean, b)) - mean) / std) ** 2
+
+    def again(state: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+        key, value, pending = state
+        key, now, other = jax.random.split(key, 3)
+        candidate = _uniform(now, shape, a, b, dtype)
+        log_density = -0.5 * ((candidate.astype(wide) - mean) / std) ** 2 - log_peak
+        keep = jnp.log(jax.random.uniform(other, shape, wide)) <= log_density
+        return key, jnp.where(pending, candidate, value), pending & ~keep
+
+    start = key, jnp.zeros(shape, dtype), jnp.ones(shape, bool)
+    return lax.while_loop(lambda state: state[2].any(), again, start)[1]
 
 
 def _normal(key: jax.Array, shape: Shape, mean: float, std: float, dtype: Any) -> jax.Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from objnet.nn import attention, functional, grad, init, modules, parallel, parameter, utils
+from objnet.nn import attention, functional, grad, init, initializers, modules, parallel, parameter, utils
 from objnet.nn.factory import factory_kwargs
 from objnet.nn.module import Module
 from objnet.nn.modules import *  # noqa: F403  (every layer has one list of names, in modules/__init__.py)
@@ -21,6 +21,7 @@ __all__ = [
     "functional",
     "grad",
     "init",
+    "initializers",
     "intrinsic",
     "modules",
     "parallel",

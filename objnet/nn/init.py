@@ -1,27 +1,25 @@
 """Initial values of parameters: the public surface of ``torch.nn.init``, and its numbers for the same seed.
 
 Every function fills its ``tensor`` in place and returns it.  ``tensor`` is a Parameter, a Buffer or a writable view of
-one (``weight.data``, ``bias[n:2 * n]``); a bare ``jax.Array`` cannot be changed in place and is refused.
+one (``weight.data``, ``bias[n:2 * n]``); a bare ``jax.Array`` cannot be changed in place and is refused.  The values are those of
+:mod:`objnet.nn.initializers`, which gives them as arrays; errors about values are described there.
 """
 
 from __future__ import annotations
 
 import functools
-import math
 import warnings
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
-from objnet.core import draws
-from objnet.core.arrays import as_array
 from objnet.core.generator import Generator
 from objnet.core.rng import initialising
 from objnet.core.tensor import TensorMethods
+from objnet.nn import initializers
+from objnet.nn.initializers import calculate_gain
+from objnet.nn.initializers.scales import fan, fans
 
 __all__ = [
     "calculate_gain",
@@ -52,34 +50,6 @@ __all__ = [
     "zeros_",
 ]
 
-_GAINS = {
-    **dict.fromkeys(("linear", "conv1d", "conv2d", "conv3d"), 1),
-    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "sigmoid"), 1),
-    "tanh": 5.0 / 3,
-    "relu": math.sqrt(2.0),
-    "selu": 3.0 / 4,
-}
-
-
-def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
-    """The factor by which a nonlinearity's weights are enlarged to keep the scale of activations (torch).
-
-    Args:
-        nonlinearity: the function's name in ``nn.functional``.
-        param: the negative slope of ``"leaky_relu"``, 0.01 if None; other functions have none.
-
-    Raises:
-        ValueError: an unknown name, or a slope that is no number.
-    """
-    if nonlinearity == "leaky_relu":
-        slope = 0.01 if param is None else param
-        if isinstance(slope, bool) or not isinstance(slope, (int, float)):
-            raise ValueError(f"negative_slope {slope} is not a valid number")
-        return math.sqrt(2.0 / (1 + slope**2))
-    if nonlinearity not in _GAINS:
-        raise ValueError(f"unsupported nonlinearity {nonlinearity!r}: expected 'leaky_relu' or one of {sorted(_GAINS)}")
-    return _GAINS[nonlinearity]
-
 
 def uniform_(tensor: Any, a: float = 0.0, b: float = 1.0, generator: Generator | None = None) -> Any:
     """Fill with samples of the uniform distribution on ``[a, b)`` (torch).
@@ -88,7 +58,7 @@ def uniform_(tensor: Any, a: float = 0.0, b: float = 1.0, generator: Generator |
         RuntimeError: ``a > b``, or they do not fit the dtype.
         NotImplementedError: the dtype is not floating point or complex.
     """
-    return _fill(tensor, lambda shape, dtype: draws.uniform(shape, a, b, dtype, generator))
+    return _fill(tensor, initializers.uniform(a, b), generator)
 
 
 def normal_(tensor: Any, mean: float = 0.0, std: float = 1.0, generator: Generator | None = None) -> Any:
@@ -98,7 +68,7 @@ def normal_(tensor: Any, mean: float = 0.0, std: float = 1.0, generator: Generat
         RuntimeError: ``std`` is negative.
         NotImplementedError: the dtype is not floating point or complex.
     """
-    return _fill(tensor, lambda shape, dtype: draws.normal(shape, mean, std, dtype, generator))
+    return _fill(tensor, initializers.normal(mean, std), generator)
 
 
 def trunc_normal_(
@@ -124,7 +94,7 @@ def trunc_normal_(
             f"trunc_normal_: mean={mean} is more than 2 std from [{a}, {b}]; samples may not follow the distribution",
             stacklevel=2,
         )
-    return _fill(tensor, lambda shape, dtype: draws.trunc_normal(shape, mean, std, a, b, dtype, generator))
+    return _fill(tensor, initializers.trunc_normal(mean, std, a, b), generator)
 
 
 def constant_(tensor: Any, val: Any) -> Any:
@@ -134,17 +104,17 @@ def constant_(tensor: Any, val: Any) -> Any:
         TypeError: ``val`` is no number.
         RuntimeError: it does not fit the dtype, or is an array with axes.
     """
-    return _fill(tensor, lambda shape, dtype: jnp.broadcast_to(_scalar(val, dtype), shape))
+    return _fill(tensor, initializers.constant(val))
 
 
 def ones_(tensor: Any) -> Any:
     """Fill with ones (torch)."""
-    return _fill(tensor, jnp.ones)
+    return _fill(tensor, initializers.ones())
 
 
 def zeros_(tensor: Any) -> Any:
     """Fill with zeros (torch)."""
-    return _fill(tensor, jnp.zeros)
+    return _fill(tensor, initializers.zeros())
 
 
 def eye_(tensor: Any) -> Any:
@@ -153,8 +123,7 @@ def eye_(tensor: Any) -> Any:
     Raises:
         ValueError: ``tensor`` has not 2 dimensions.
     """
-    _require_matrix(tensor)
-    return _fill(tensor, lambda shape, dtype: np.eye(*shape, dtype=dtype))
+    return _fill(tensor, initializers.eye())
 
 
 def dirac_(tensor: Any, groups: int = 1) -> Any:
@@ -168,18 +137,7 @@ def dirac_(tensor: Any, groups: int = 1) -> Any:
         ValueError: another number of dimensions, or ``groups`` does not divide.
         IndexError: a spatial size is zero.
     """
-    _require_target(tensor)
-    if tensor.ndim not in (3, 4, 5):
-        raise ValueError(f"dirac_ fills tensors of 3, 4 or 5 dimensions, got {tensor.ndim}")
-    channels, inputs, *sizes = tensor.shape
-    if channels % groups:
-        raise ValueError(f"dim 0 ({channels}) must be divisible by groups={groups}")
-    each = channels // groups
-    passed = np.arange(min(each, inputs))
-    weight = np.zeros(tensor.shape, tensor.dtype)
-    for group in range(groups):
-        weight[(group * each + passed, passed, *(size // 2 for size in sizes))] = 1
-    return _fill(tensor, lambda shape, dtype: weight)
+    return _fill(tensor, initializers.dirac(groups))
 
 
 def xavier_uniform_(tensor: Any, gain: float = 1.0, generator: Generator | None = None) -> Any:
@@ -188,8 +146,7 @@ def xavier_uniform_(tensor: Any, gain: float = 1.0, generator: Generator | None 
     Raises:
         ValueError: ``tensor`` has fewer than 2 dimensions.
     """
-    bound = math.sqrt(3.0) * _xavier_std(tensor, gain)
-    return uniform_(tensor, -bound, bound, generator)
+    return _fill(tensor, initializers.xavier_uniform(gain), generator)
 
 
 def xavier_normal_(tensor: Any, gain: float = 1.0, generator: Generator | None = None) -> Any:
@@ -198,7 +155,7 @@ def xavier_normal_(tensor: Any, gain: float = 1.0, generator: Generator | None =
     Raises:
         ValueError: ``tensor`` has fewer than 2 dimensions.
     """
-    return normal_(tensor, 0.0, _xavier_std(tensor, gain), generator)
+    return _fill(tensor, initializers.xavier_normal(gain), generator)
 
 
 def kaiming_uniform_(
@@ -222,8 +179,7 @@ def kaiming_uniform_(
     """
     if _is_empty(tensor):
         return tensor
-    bound = math.sqrt(3.0) * _kaiming_std(tensor, a, mode, nonlinearity)
-    return uniform_(tensor, -bound, bound, generator)
+    return _fill(tensor, initializers.kaiming_uniform(a, mode, nonlinearity), generator)
 
 
 def kaiming_normal_(
@@ -239,7 +195,7 @@ def kaiming_normal_(
     """
     if _is_empty(tensor):
         return tensor
-    return normal_(tensor, 0, _kaiming_std(tensor, a, mode, nonlinearity), generator)
+    return _fill(tensor, initializers.kaiming_normal(a, mode, nonlinearity), generator)
 
 
 def orthogonal_(tensor: Any, gain: float = 1, generator: Generator | None = None) -> Any:
@@ -251,32 +207,7 @@ def orthogonal_(tensor: Any, gain: float = 1, generator: Generator | None = None
         ValueError: ``tensor`` has fewer than 2 dimensions.
         NotImplementedError: the dtype is neither float32 nor float64.
     """
-    _require_target(tensor)
-    if tensor.ndim < 2:
-        raise ValueError(f"orthogonal_ fills tensors of 2 or more dimensions, got {tensor.ndim}")
-    if 0 in tensor.shape:
-        return tensor
-    if tensor.dtype not in (np.float32, np.float64):
-        raise NotImplementedError(
-            f"orthogonal_ needs a QR factorisation, which {tensor.dtype} has not: initialise in float32, then cast"
-        )
-    rows, columns = tensor.shape[0], math.prod(tensor.shape[1:])
-
-    def orthogonal(matrix: Any, xp: ModuleType) -> Any:
-        q, r = xp.linalg.qr(matrix.T if rows < columns else matrix)
-        q = q * xp.sign(xp.diagonal(r))[None, :]  # makes it uniform over orthogonal matrices (Mezzadri, 2007)
-        return (q.T if rows < columns else q).reshape(tensor.shape) * xp.asarray(gain, q.dtype)
-
-    def fill(shape: tuple[int, ...], dtype: Any) -> jax.Array:
-        def host(g: Generator) -> np.ndarray:
-            return orthogonal(g.normal((rows, columns), dtype=dtype), np)
-
-        def device(key: jax.Array) -> jax.Array:
-            return orthogonal(jax.random.normal(key, (rows, columns), dtype), jnp)
-
-        return draws.draw(host, device, shape, dtype, generator)
-
-    return _fill(tensor, fill)
+    return _fill(tensor, initializers.orthogonal(gain), generator)
 
 
 def sparse_(tensor: Any, sparsity: float, std: float = 0.01, generator: Generator | None = None) -> Any:
@@ -287,25 +218,7 @@ def sparse_(tensor: Any, sparsity: float, std: float = 0.01, generator: Generato
     Raises:
         ValueError: ``tensor`` has not 2 dimensions.
     """
-    _require_matrix(tensor)
-    rows, columns = tensor.shape
-    zero = np.zeros(rows, bool)
-    zero[: math.ceil(sparsity * rows)] = True
-
-    def host(g: Generator) -> np.ndarray:
-        mask = np.empty((rows, columns), bool)
-        for column in range(columns):
-            mask[g.permutation(rows), column] = zero
-        return mask
-
-    def device(key: jax.Array) -> jax.Array:
-        return jax.random.permutation(key, jnp.broadcast_to(zero[:, None], (rows, columns)), independent=True)
-
-    def fill(shape: tuple[int, ...], dtype: Any) -> jax.Array:
-        values = draws.normal(shape, 0, std, dtype, generator)
-        return jnp.where(draws.draw(host, device, shape, bool), jnp.zeros_like(values), values)
-
-    return _fill(tensor, fill)
+    return _fill(tensor, initializers.sparse(sparsity, std), generator)
 
 
 def _calculate_fan_in_and_fan_out(tensor: Any) -> tuple[int, int]:
@@ -314,10 +227,7 @@ def _calculate_fan_in_and_fan_out(tensor: Any) -> tuple[int, int]:
     Raises:
         ValueError: ``tensor`` has fewer than 2 dimensions.
     """
-    if tensor.ndim < 2:
-        raise ValueError(f"fan in and fan out need a tensor of 2 or more dimensions, got {tensor.ndim}")
-    field = math.prod(tensor.shape[2:])
-    return tensor.shape[1] * field, tensor.shape[0] * field
+    return fans(tensor.shape)
 
 
 def _calculate_correct_fan(tensor: Any, mode: str) -> int:
@@ -326,51 +236,15 @@ def _calculate_correct_fan(tensor: Any, mode: str) -> int:
     Raises:
         ValueError: ``mode`` is neither ``"fan_in"`` nor ``"fan_out"``.
     """
-    modes = ("fan_in", "fan_out")
-    if mode.lower() not in modes:
-        raise ValueError(f"mode {mode!r} is not supported, expected one of {modes}")
-    return _calculate_fan_in_and_fan_out(tensor)[modes.index(mode.lower())]
+    return fan(tensor.shape, mode)
 
 
-def _xavier_std(tensor: Any, gain: float) -> float:
-    _require_target(tensor)
-    return gain * math.sqrt(2.0 / float(sum(_calculate_fan_in_and_fan_out(tensor))))
-
-
-def _kaiming_std(tensor: Any, a: float, mode: str, nonlinearity: str) -> float:
-    fan = _calculate_correct_fan(tensor, mode)
-    return calculate_gain(nonlinearity, a) / math.sqrt(fan)
-
-
-def _fill(tensor: Any, value: Callable[[tuple[int, ...], Any], Any]) -> Any:
-    """Replace the whole of ``tensor`` by ``value(shape, dtype)``."""
+def _fill(tensor: Any, initializer: initializers.Initializer, generator: Generator | None = None) -> Any:
+    """Replace the whole of ``tensor`` by what ``initializer`` draws."""
     _require_target(tensor)
     with initialising(tensor):
-        tensor._set(jnp.asarray(value(tensor.shape, tensor.dtype)))
+        tensor._set(initializer(generator, tensor.shape, tensor.dtype))
     return tensor
-
-
-def _scalar(value: Any, dtype: Any) -> jax.Array | np.ndarray:
-    """``value`` in ``dtype``: an array without axes is cast, a number has to fit (negative ones wrap if unsigned)."""
-    if isinstance(value, (jax.Array, TensorMethods)):
-        if value.ndim:
-            raise RuntimeError(f"a tensor is filled with one number, got an array of {value.ndim} dimensions")
-        return as_array(value).astype(dtype)
-    if not isinstance(value, (bool, int, float, complex, np.number, np.bool_)):
-        raise TypeError(f"a tensor is filled with one number, got {type(value).__name__}")
-    if dtype == np.bool_:
-        return np.asarray(bool(value))
-    inexact = jnp.issubdtype(dtype, jnp.inexact)
-    limits = jnp.finfo(dtype) if inexact else jnp.iinfo(dtype)
-    largest = float(limits.max) if inexact else int(limits.max)
-    least = -largest if inexact or limits.min == 0 else int(limits.min)
-    parts = (value.real, value.imag)
-    fits = all(least <= part <= largest or (inexact and not math.isfinite(part)) for part in parts)
-    if not fits or (value.imag != 0 and not jnp.issubdtype(dtype, jnp.complexfloating)):
-        raise RuntimeError(f"value {value} cannot be converted to {dtype} without overflow")
-    if not inexact:
-        return np.asarray(int(value.real)).astype(dtype)
-    return np.asarray(value if value.imag else value.real).astype(dtype)
 
 
 def _require_target(tensor: Any) -> None:
@@ -382,12 +256,6 @@ def _require_target(tensor: Any) -> None:
             "`module.weight` is one everywhere but inside forward; nn.Parameter(array) makes one of an array."
         )
     raise TypeError(f"nn.init functions fill a Parameter, a Buffer or a view of one, got {type(tensor).__name__}")
-
-
-def _require_matrix(tensor: Any) -> None:
-    _require_target(tensor)
-    if tensor.ndim != 2:
-        raise ValueError(f"only tensors of 2 dimensions are supported, got {tensor.ndim}")
 
 
 def _is_empty(tensor: Any) -> bool:
