@@ -6,6 +6,7 @@ from objnet.nn import attention, functional, grad, init, initializers, modules, 
 from objnet.nn.factory import factory_kwargs
 from objnet.nn.module import Module
 from objnet.nn.modules import *  # noqa: F403  (every layer has one list of names, in modules/__init__.py)
+from objnet.nn.modules.batch_apply import expand_apply
 from objnet.nn.parameter import Buffer, Parameter, UninitializedBuffer, UninitializedParameter
 from objnet.nn.torch_only import DataParallel, intrinsic, qat, quantizable, quantized
 
@@ -17,6 +18,7 @@ __all__ = [
     "UninitializedBuffer",
     "UninitializedParameter",
     "attention",
+    "expand_apply",
     "factory_kwargs",
     "functional",
     "grad",

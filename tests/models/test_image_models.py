@@ -29,7 +29,7 @@ def assert_summaries(ours: dict[str, Any], expected: dict[str, list[float]], tol
 
 @pytest.mark.parametrize("name", cases.WHOLE)
 def test_keys_and_shapes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nn.init, "_fill", lambda tensor, value: tensor)  # drawing so many numbers takes long
+    monkeypatch.setattr(nn.init, "_fill", lambda tensor, *_: tensor)  # drawing so many numbers takes long
     monkeypatch.setattr(nn, "Linear", cases.narrow(nn))
     assert cases.digest(shapes_of(getattr(models, name)())) == RECORD["whole"][name]
 
@@ -137,7 +137,7 @@ class TestResNetV2:
         )
 
     def test_shapes_and_names(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(nn.init, "_fill", lambda tensor, value: tensor)
+        monkeypatch.setattr(nn.init, "_fill", lambda tensor, *_: tensor)
         model = models.ResNetV2(models.resnet_v2.PreActBottleneck, [1, 1, 1, 1], num_classes=5, groups=2, width_per_group=8)
         names = {name.split(".")[0] for name in model.state_dict()}
         assert names == {"conv1", "layer1", "layer2", "layer3", "layer4", "bn", "fc"}

@@ -42,7 +42,9 @@ from objnet.nn.modules.adaptive_pooling import (
     AdaptiveMaxPool3d,
 )
 from objnet.nn.modules.attention import MultiheadAttention
+from objnet.nn.modules.batch_apply import BatchApply
 from objnet.nn.modules.batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from objnet.nn.modules.bias import Bias
 from objnet.nn.modules.channelshuffle import (
     ChannelShuffle,
 )
@@ -50,6 +52,7 @@ from objnet.nn.modules.container import Container, ModuleDict, ModuleList, Seque
 from objnet.nn.modules.conv import Conv1d, Conv2d, Conv3d
 from objnet.nn.modules.conv_lstm import ConvLSTM1dCell, ConvLSTM2dCell, ConvLSTM3dCell
 from objnet.nn.modules.conv_transpose import ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
+from objnet.nn.modules.depthwise_conv import DepthwiseConv1d, DepthwiseConv2d, DepthwiseConv3d, SeparableDepthwiseConv2d
 from objnet.nn.modules.distance import CosineSimilarity, PairwiseDistance
 from objnet.nn.modules.dropout import AlphaDropout, Dropout, Dropout1d, Dropout2d, Dropout3d, FeatureAlphaDropout
 from objnet.nn.modules.flatten import Flatten, Unflatten
@@ -103,6 +106,7 @@ from objnet.nn.modules.loss import (
     TripletMarginLoss,
     TripletMarginWithDistanceLoss,
 )
+from objnet.nn.modules.moving_average import EMAModel, ExponentialMovingAverage
 from objnet.nn.modules.normalization import CrossMapLRN2d, GroupNorm, LayerNorm, LocalResponseNorm, RMSNorm
 from objnet.nn.modules.padding import (
     CircularPad1d,
@@ -138,6 +142,7 @@ from objnet.nn.modules.pooling import (
     MaxPool3d,
 )
 from objnet.nn.modules.recurrent_cores import DeepRNNCell, IdentityCell, ResetCell, RNNCore, Unroll
+from objnet.nn.modules.reshape import Reshape
 from objnet.nn.modules.rnn import GRU, LSTM, RNN, RNNBase
 from objnet.nn.modules.rnn_cell import GRUCell, LSTMCell, RNNCell, RNNCellBase
 from objnet.nn.modules.sparse import Embedding, EmbeddingBag
@@ -159,6 +164,7 @@ from objnet.nn.modules.upsampling import (
     UpsamplingBilinear2d,
     UpsamplingNearest2d,
 )
+from objnet.nn.modules.vector_quantizer import VectorQuantizer, VectorQuantizerEMA
 
 __all__ = [
     "CELU",
@@ -182,9 +188,11 @@ __all__ = [
     "AvgPool3d",
     "BCELoss",
     "BCEWithLogitsLoss",
+    "BatchApply",
     "BatchNorm1d",
     "BatchNorm2d",
     "BatchNorm3d",
+    "Bias",
     "Bilinear",
     "CTCLoss",
     "ChannelShuffle",
@@ -209,12 +217,17 @@ __all__ = [
     "CrossEntropyLoss",
     "CrossMapLRN2d",
     "DeepRNNCell",
+    "DepthwiseConv1d",
+    "DepthwiseConv2d",
+    "DepthwiseConv3d",
     "Dropout",
     "Dropout1d",
     "Dropout2d",
     "Dropout3d",
+    "EMAModel",
     "Embedding",
     "EmbeddingBag",
+    "ExponentialMovingAverage",
     "FeatureAlphaDropout",
     "Flatten",
     "Fold",
@@ -300,6 +313,8 @@ __all__ = [
     "ReplicationPad2d",
     "ReplicationPad3d",
     "ResetCell",
+    "Reshape",
+    "SeparableDepthwiseConv2d",
     "Sequential",
     "SiLU",
     "Sigmoid",
@@ -328,6 +343,8 @@ __all__ = [
     "Upsample",
     "UpsamplingBilinear2d",
     "UpsamplingNearest2d",
+    "VectorQuantizer",
+    "VectorQuantizerEMA",
     "ZeroPad1d",
     "ZeroPad2d",
     "ZeroPad3d",

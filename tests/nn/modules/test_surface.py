@@ -65,6 +65,9 @@ def test_a_layer_built_inside_a_compiled_function(name):
 OWN_LAYERS = {
     *("ConvLSTM1dCell", "ConvLSTM2dCell", "ConvLSTM3dCell"),
     *("DeepRNNCell", "IdentityCell", "RNNCore", "ResetCell", "Unroll"),
+    *("BatchApply", "Bias", "Reshape", "expand_apply"),
+    *("DepthwiseConv1d", "DepthwiseConv2d", "DepthwiseConv3d", "SeparableDepthwiseConv2d"),
+    *("EMAModel", "ExponentialMovingAverage", "VectorQuantizer", "VectorQuantizerEMA"),
 }
 OWN_FUNCTIONS = {"gru", "gru_cell", "lstm", "lstm_cell", "rnn_relu", "rnn_relu_cell", "rnn_tanh", "rnn_tanh_cell"}
 
