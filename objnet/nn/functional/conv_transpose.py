@@ -99,7 +99,7 @@ def _conv_transpose(
 ) -> jax.Array:
     x, w = as_array(input), as_array(weight)
     b = None if bias is None else as_array(bias)
-    check_arrays(function, n, x, w, b, "(C, O / groups, *kernel)")
+    check_arrays(function, n, x, w, b if n == 3 else None, "(C, O / groups, *kernel)")
     x, unbatched = batched(function, x, n)
     groups = size(function, "groups", groups)
     _check_channels(function, x, w, b, groups)
@@ -107,13 +107,14 @@ def _conv_transpose(
     if x.shape[0]:  # torch does not look at this for an empty batch
         _check_output_padding(function, layout)
     lengths = layout.lengths(x.shape[2:], w.shape[2:])
-    if min(lengths) < 0 or (0 in x.shape[2:] and x.shape[0]):
+    if min(lengths) < bool(x.shape[0]) or (0 in x.shape[2:] and x.shape[0]):
         raise RuntimeError(
             f"{function}: an input of spatial shape {x.shape[2:]}, which may not be empty, with a kernel of {w.shape[2:]}, stride "
             f"{layout.stride} and padding {layout.padding} gives an output of spatial shape {lengths}"
         )
-    if x.size == 0 or 0 in lengths:
+    if x.size == 0:
         return unbatched(jnp.zeros((x.shape[0], w.shape[1] * groups, *lengths), x.dtype))
+    b = None if b is None else b.astype(x.dtype)  # of any dtype in 1 and 2 dimensions, as in torch
     return unbatched(biased(convolve_transposed(x, w, layout, groups), b))
 
 

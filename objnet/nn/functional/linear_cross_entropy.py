@@ -126,6 +126,8 @@ def _chunked(
     reduction, weight = resolve_reduction(reduction), None if weight is None else as_array(weight)
     plan = _plan(options, math.prod(input.shape[:-1]), *linear_weight.shape[::-1], input.dtype)
     logits = jax.eval_shape(linear, input, linear_weight, linear_bias)  # and what linear and cross_entropy refuse
+    if target.shape == logits.shape != (1,):  # class probabilities, as cross_entropy understands them
+        raise RuntimeError(f"{_NAME}: a target of the logits' shape {target.shape} holds probabilities, got {target.dtype}")
     target, _ = checked_classes(_NAME, logits, target, weight, ignore_index)
     x, t = (input, target) if input.ndim == 2 else (input[None], target[None])
     classes = linear_weight.shape[0]

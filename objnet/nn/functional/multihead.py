@@ -191,6 +191,8 @@ def _projected(
     """Queries, keys and values; equal sources share one product."""
     size = query.shape[-1]
     bias = None if bias is None else as_array(bias)
+    if bias is not None and bias.shape != (3 * size,):
+        raise RuntimeError(f"in_proj_bias must have shape {(3 * size,)}, got {bias.shape}")
     if isinstance(weight, tuple):
         weights = [as_array(w) for w in weight]
         biases = [None] * 3 if bias is None else jnp.split(bias, 3)
@@ -199,7 +201,7 @@ def _projected(
                 raise AssertionError(f"expecting {name}_proj_weight of shape {(size, x.shape[-1])}, got {w.shape}")
         return tuple(linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True))
     weight = as_array(weight)
-    if weight.shape[0] != 3 * size:
+    if weight.shape[:1] != (3 * size,):
         raise RuntimeError(f"in_proj_weight must have shape {(3 * size, size)}, got {weight.shape}")
     if self_attention:
         return tuple(jnp.split(linear(query, weight, bias), 3, -1))

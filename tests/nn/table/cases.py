@@ -150,7 +150,7 @@ CASES: dict[str, Callable[[], list[Case]]] = {
     ],
     "nn.functional.gumbel_softmax": lambda: [_called(randn(3, 4)), _called(randn(3, 4), 0.5, True, dim=0)],
     "nn.functional.native_channel_shuffle": lambda: [_called(randn(2, 6, 3, 2), 3)],
-    "nn.functional.one_hot": lambda: [_called(tensor([[0, 2], [1, 1]])), _called(tensor([0, 2]), 5), _called(tensor(1), num_classes=3)],
+    "nn.functional.one_hot": lambda: [_called(tensor([0, 2]), 5), _called(tensor([[0, 2], [1, 1]])), _called(tensor(1), num_classes=3)],
     "nn.functional.relu_": _inplace(),
     "nn.functional.elu_": _inplace(0.5),
     "nn.functional.celu_": _inplace(0.5),

@@ -19,12 +19,12 @@ from objnet.transforms.pure import transform_with_state
 from tests.nn import module_parity
 from tests.nn.module_parity import Pair
 from tests.nn.table.columns import (
-    RANDOM,
     Result,
     assert_near,
     assert_near_either,
     attempt,
     described,
+    is_random,
     merge,
     narrowed,
     quiet,
@@ -38,7 +38,7 @@ from tests.nn.table.worlds import Call, Untranslatable, cast, leaves_of, to_ours
 
 def module_row(name: str, samples: list[Sample]) -> dict[str, Result]:
     """The columns of a module."""
-    short, values = name.rpartition(".")[2], name not in RANDOM
+    short = name.rpartition(".")[2]
     row = {"signature": attempt(lambda: module_parity.check_signature(short))}
     for number, sample in enumerate(samples):
         try:
@@ -49,6 +49,7 @@ def module_row(name: str, samples: list[Sample]) -> dict[str, Result]:
             merge(row, {"forward": described(error)}, sample)
             continue
         merge(row, constructed(pair), sample)
+        values = not is_random(pair.theirs, Call(sample.inputs, sample.input_kwargs))
         merge(row, trained(pair, sample, values, steps=2 if number == 0 else 1), sample)
         if number == 0:
             merge(row, {"dtypes": dtypes(short, sample, values)}, sample)
@@ -106,7 +107,6 @@ def trained(pair: Pair, sample: Sample, values: bool, steps: int) -> dict[str, R
             quiet(theirs, *call.theirs()[1][0])
         except Exception as error:
             return {"forward": described(error)}
-    step = jit(gradient_step(ours, call))
     for number in range(steps):
         scale = 1 + number / 2
         theirs.zero_grad()
@@ -117,6 +117,7 @@ def trained(pair: Pair, sample: Sample, values: bool, steps: int) -> dict[str, R
             if number:
                 break  # the input that was scaled is out of range
             return {"refusals": refused_alike(error, lambda: quiet(ours, *call.ours(call.arrays())[0]))}
+        step = jit(gradient_step(ours, call)) if number == 0 else step
         try:
             (_, result), (of_inputs, of_parameters) = quiet(step, expected.cotangents, *call.arrays(scale))
         except Untranslatable:
@@ -182,6 +183,8 @@ def dtypes(short: str, sample: Sample, values: bool) -> Result:
                 continue
             try:
                 args, kwargs = call.ours(call.arrays())
+                if short.startswith("Lazy"):
+                    quiet(pair.ours.to(name), *args, **kwargs)
                 result = leaves_of(quiet(jit(pair.ours.to(name)), *args, **kwargs))
             except Exception as error:
                 return f"{name}: {described(error)}"
@@ -225,7 +228,8 @@ def module_refusals(name: str, samples: list[Sample]) -> Result:
     """What PyTorch says must be refused, and every spoilt argument that torch refuses; what it takes gives the same shapes."""
     short = name.rpartition(".")[2]
     for sample in [*refusals(name), *(m for s in samples[:2] for m in mutations(s))]:
-        difference = same_outcome(short, sample)
+        with Call(sample.inputs, sample.input_kwargs).precision:
+            difference = same_outcome(short, sample)
         if difference is not None:
             return f"{difference} [{sample}]"
     return None
@@ -249,15 +253,16 @@ def same_outcome(short: str, sample: Sample) -> Result:
         args, kwargs = call.ours(call.arrays())
         return quiet(jax.eval_shape, lambda: leaves_of(net.apply(params, state, jax.random.key(0), *args, **kwargs)[0]))
 
+    runs = (eagerly,) if short.startswith("Lazy") else (abstractly, eagerly)
     try:
         theirs = quiet(getattr(torch.nn, short), *sample.args, **sample.kwargs)
         expected = leaves_of(quiet(theirs, *call.theirs()[1][0], **call.theirs()[1][1])) if call.leaves else []
     except Exception as error:
-        return refused_alike(error, lambda: ours(abstractly), lambda: ours(eagerly))
+        return refused_alike(error, *(lambda run=run: ours(run) for run in runs))
     try:
         try:
-            result = ours(abstractly)
-        except Exception:  # what has to look at values, or is lazy
+            result = ours(runs[0])
+        except Exception:  # what has to look at values
             result = ours(eagerly)
     except Untranslatable:
         return None

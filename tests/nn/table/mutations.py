@@ -30,7 +30,8 @@ def _changed(leaf: Any) -> Iterator[Any]:
         if leaf.ndim > 1:
             yield torch.cat([leaf, leaf[:, :1]], 1)
         yield leaf[None]
-        yield leaf.int() if leaf.is_floating_point() else leaf.float()
+        if leaf.numel():
+            yield leaf.int() if leaf.is_floating_point() else leaf.float()
     elif isinstance(leaf, str):
         yield "unknown"
     elif isinstance(leaf, int) and not isinstance(leaf, bool):

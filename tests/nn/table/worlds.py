@@ -13,6 +13,8 @@ import objnet.nn.functional as F
 from objnet import nn
 from tests.nn.parity import to_jax
 
+_WIDE = (torch.float64, torch.complex128)
+
 
 class Untranslatable(Exception):
     """An argument that exists in torch only."""
@@ -25,10 +27,12 @@ def to_ours(value: Any) -> Any:
         Untranslatable: there is nothing like it here.
     """
     if isinstance(value, torch.Tensor):
-        if value.dtype in (torch.float64, torch.complex128) and not jax.config.jax_enable_x64:
+        if value.dtype in _WIDE and not jax.config.jax_enable_x64:
             raise Untranslatable("64 bits without jax's 64-bit mode")
         return to_jax(value.int() if value.dtype == torch.int64 else value)
     if isinstance(value, torch.dtype):
+        if value in _WIDE and not jax.config.jax_enable_x64:
+            raise Untranslatable("64 bits without jax's 64-bit mode")
         return str(value).removeprefix("torch.")
     if isinstance(value, torch.nn.Module):
         return _rebuilt(value)
@@ -90,6 +94,11 @@ class Call:
         self.leaves, self.tree = jax.tree.flatten((args, kwargs), is_leaf=lambda x: isinstance(x, torch.Tensor))
         self.tensors = [i for i, leaf in enumerate(self.leaves) if isinstance(leaf, torch.Tensor)]
         self.floats = [i for i in self.tensors if self.leaves[i].is_floating_point()]
+
+    @property
+    def precision(self) -> Any:
+        """A context with jax's 64-bit mode, if there are 64-bit floats among the arguments."""
+        return jax.enable_x64(any(self.leaves[i].dtype in _WIDE for i in self.tensors))
 
     def with_leaves(self, leaves: list[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """``args`` and ``kwargs``."""
