@@ -107,6 +107,7 @@ def trained(pair: Pair, sample: Sample, values: bool, steps: int) -> dict[str, R
             quiet(theirs, *call.theirs()[1][0])
         except Exception as error:
             return {"forward": described(error)}
+    step = None
     for number in range(steps):
         scale = 1 + number / 2
         theirs.zero_grad()
@@ -117,7 +118,7 @@ def trained(pair: Pair, sample: Sample, values: bool, steps: int) -> dict[str, R
             if number:
                 break  # the input that was scaled is out of range
             return {"refusals": refused_alike(error, lambda: quiet(ours, *call.ours(call.arrays())[0]))}
-        step = jit(gradient_step(ours, call)) if number == 0 else step
+        step = step or jit(gradient_step(ours, call))
         try:
             (_, result), (of_inputs, of_parameters) = quiet(step, expected.cotangents, *call.arrays(scale))
         except Untranslatable:

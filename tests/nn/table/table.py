@@ -11,6 +11,7 @@ import torch
 import objnet
 from tests.nn.table import actions, names, samples
 from tests.nn.table.columns import COLUMNS, Result
+from tests.nn.table.differs import DIFFERS
 from tests.nn.table.functions import function_row
 from tests.nn.table.modules import module_row
 
@@ -32,7 +33,9 @@ class Row(NamedTuple):
     @property
     def differences(self) -> str:
         """A line for each column that differs."""
-        return "\n".join(f"  {self.name} {column}: {result}" for column, result in self.results.items() if result is not None)
+        found = {column: result for column, result in self.results.items() if result is not None}
+        reasons = {column: f" (on purpose: {DIFFERS[self.name, column]})" for column in found if (self.name, column) in DIFFERS}
+        return "\n".join(f"  {self.name} {column}: {result}{reasons.get(column, '')}" for column, result in found.items())
 
 
 def make(name: str, most: int | None = FEW) -> Row:
