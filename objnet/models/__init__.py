@@ -14,6 +14,7 @@ from objnet.models.bert import BertConfig, BertForMaskedLM, BertForSequenceClass
 from objnet.models.gpt2 import GPT2Config, GPT2LMHeadModel, GPT2Model
 from objnet.models.llama import LlamaConfig, LlamaForCausalLM, LlamaModel
 from objnet.models.mlp import MLP
+from objnet.models.mobilenetv1 import MobileNetV1, mobilenet_v1
 from objnet.models.mobilenetv2 import MobileNetV2, mobilenet_v2
 from objnet.models.resnet import (
     ResNet,
@@ -22,13 +23,14 @@ from objnet.models.resnet import (
     resnet50,
     resnet101,
     resnet152,
+    resnet200,
     resnext50_32x4d,
     resnext101_32x8d,
     resnext101_64x4d,
     wide_resnet50_2,
     wide_resnet101_2,
 )
-from objnet.models.resnet_v2 import ResNetV2, resnet18_v2, resnet34_v2, resnet50_v2, resnet101_v2, resnet152_v2
+from objnet.models.resnet_v2 import ResNetV2, resnet18_v2, resnet34_v2, resnet50_v2, resnet101_v2, resnet152_v2, resnet200_v2
 from objnet.models.vgg import VGG, vgg11, vgg11_bn, vgg13, vgg13_bn, vgg16, vgg16_bn, vgg19, vgg19_bn
 from objnet.models.vision_transformer import VisionTransformer, vit_b_16, vit_b_32, vit_h_14, vit_l_16, vit_l_32
 from objnet.models.vit import ViTConfig, ViTForImageClassification, ViTModel
@@ -47,6 +49,7 @@ __all__ = [
     "LlamaConfig",
     "LlamaForCausalLM",
     "LlamaModel",
+    "MobileNetV1",
     "MobileNetV2",
     "ResNet",
     "ResNetV2",
@@ -55,6 +58,7 @@ __all__ = [
     "ViTForImageClassification",
     "ViTModel",
     "VisionTransformer",
+    "mobilenet_v1",
     "mobilenet_v2",
     "resnet18",
     "resnet18_v2",
@@ -66,6 +70,8 @@ __all__ = [
     "resnet101_v2",
     "resnet152",
     "resnet152_v2",
+    "resnet200",
+    "resnet200_v2",
     "resnext50_32x4d",
     "resnext101_32x8d",
     "resnext101_64x4d",

@@ -23,6 +23,7 @@ __all__ = [
     "resnet50",
     "resnet101",
     "resnet152",
+    "resnet200",
     "resnext50_32x4d",
     "resnext101_32x8d",
     "resnext101_64x4d",
@@ -248,6 +249,12 @@ def resnet152(*, weights: None = None, **kwargs: Any) -> ResNet:
     """ResNet-152; arguments as :func:`resnet18`."""
     no_download(weights)
     return ResNet(Bottleneck, [3, 8, 36, 3], **kwargs)
+
+
+def resnet200(*, weights: None = None, **kwargs: Any) -> ResNet:
+    """ResNet-200 (Haiku's; torchvision has none); arguments as :func:`resnet18`."""
+    no_download(weights)
+    return ResNet(Bottleneck, [3, 24, 36, 3], **kwargs)
 
 
 def resnext50_32x4d(*, weights: None = None, **kwargs: Any) -> ResNet:

@@ -23,6 +23,7 @@ __all__ = [
     "resnet50_v2",
     "resnet101_v2",
     "resnet152_v2",
+    "resnet200_v2",
 ]
 
 
@@ -148,3 +149,8 @@ def resnet101_v2(**kwargs: Any) -> ResNetV2:
 def resnet152_v2(**kwargs: Any) -> ResNetV2:
     """Pre-activation ResNet-152; ``kwargs`` go to :class:`ResNetV2`."""
     return ResNetV2(PreActBottleneck, [3, 8, 36, 3], **kwargs)
+
+
+def resnet200_v2(**kwargs: Any) -> ResNetV2:
+    """Pre-activation ResNet-200; ``kwargs`` go to :class:`ResNetV2`."""
+    return ResNetV2(PreActBottleneck, [3, 24, 36, 3], **kwargs)

@@ -121,7 +121,8 @@ def dirac(groups: int = 1) -> Initializer:
         passed = np.arange(min(each, inputs))
         weight = np.zeros(shape, dtype)
         for group in range(groups):
-            weight[(group * each + passed, passed, *(size // 2 for size in sizes))] = 1
+            at: Any = (group * each + passed, passed, *(size // 2 for size in sizes))
+            weight[at] = 1
         return weight
 
     return initializer(value)
