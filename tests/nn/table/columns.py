@@ -74,7 +74,8 @@ def refused_alike(error: Exception, *runs: Callable[[], Any]) -> Result:
     Where torch has no check but runs into an error deep inside, any of the usual classes will do.
     """
     accident = any(
-        part in str(error) for part in ("Dimension out of range", "index_select()", "INTERNAL ASSERT", "values to unpack")
+        part in str(error)
+        for part in ("Dimension out of range", "index_select()", "INTERNAL ASSERT", "values to unpack", "tuple index")
     )
     for run in runs:
         try:
