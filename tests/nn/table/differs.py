@@ -20,6 +20,7 @@ DIFFERS: dict[tuple[str, str], str] = {
     ("nn.PixelUnshuffle", "refusals"): "torch gives the wrong shape for a batch of 0",
     ("nn.functional.hardtanh_", "refusals"): "torch takes min_val above max_val in place only",
     ("nn.functional.instance_norm", "refusals"): "torch takes integer running statistics",
+    ("nn.functional.multi_head_attention_forward", "refusals"): "torch broadcasts pieces of an in_proj_bias of any size",
     ("nn.functional.scaled_dot_product_attention", "refusals"): "torch takes batches of 4 and 0 together",
     **{(f"nn.functional.fractional_max_pool{d}d{tail}", "refusals"): _WINDOW for d in (2, 3) for tail in ("", "_with_indices")},
 }
