@@ -101,7 +101,9 @@ def trunc_normal(shape: Shape, mean: Any, std: Any, a: Any, b: Any, dtype: Any, 
         if not inside:  # far out, where float32 tells the inverse's values no longer apart
             return _reject_uniform(key, shape, mean, std, a, b, dtype)
         value = jax.random.truncated_normal(key, (a - mean) / std, (b - mean) / std, shape, wide) * std + mean
-        return jnp.clip(value.astype(dtype), jnp.asarray(a, dtype), jnp.asarray(b, dtype))
+        with np.errstate(over="ignore"):
+            low, high = np.asarray([a, b]).astype(dtype)
+        return jnp.clip(value.astype(dtype), low, high)
 
     return draw(lambda g: g.trunc_normal(shape, mean, std, a, b, dtype), device, shape, dtype, source)
 

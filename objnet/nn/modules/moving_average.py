@@ -48,14 +48,15 @@ class _MovingAverage(Module):
         self.counter = Buffer(np.asarray(-warmup_length, np.int32))
 
     def _step(self) -> tuple[jax.Array, jax.Array]:
-        """The next count, and the float32 weight of the next value in the average."""
+        """The next count, and the weight of the next value in the average."""
+        wide = jax.dtypes.canonicalize_dtype(np.float64)
         count = self.counter + 1
-        weight = jnp.float32(1 - self.decay)
+        weight = jnp.full((), 1 - self.decay, wide)
         if self.zero_debias:  # (1 - decay) / (1 - decay**count), without the cancellation
             log = math.log(self.decay) if self.decay else -math.inf
-            weight = weight / -jnp.expm1(jnp.float32(log) * count.astype(jnp.float32))
+            weight = weight / -jnp.expm1(log * count.astype(wide))
         elif self.warmup_length:
-            weight = jnp.where(count <= 0, jnp.float32(1), weight)
+            weight = jnp.where(count <= 0, jnp.ones_like(weight), weight)
         return count, weight
 
     def extra_repr(self) -> str:

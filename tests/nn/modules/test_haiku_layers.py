@@ -203,6 +203,14 @@ def test_moving_average(options):
     close(gradient, jax.grad(lambda x: jnp.sum(net.apply({}, state, None, x, False)[0]))(values[0]))
 
 
+def test_moving_average_of_double_precision():
+    with jax.enable_x64(True):
+        layer = nn.ExponentialMovingAverage(2, 0.9, dtype="float64")
+        for value in (1.0, 2.0):
+            average = layer(jnp.full(2, value, jnp.float64))
+        np.testing.assert_allclose(average, (0.9 * 0.1 * 1 + 0.1 * 2) / (1 - 0.9**2), rtol=1e-14)
+
+
 def test_moving_average_of_half_precision():
     layer = nn.ExponentialMovingAverage((), 0.5, dtype="bfloat16")
     assert layer(jnp.asarray(3, jnp.bfloat16)).dtype == layer.average.dtype == jnp.bfloat16
