@@ -9,9 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tests.benchmarks import measure, overhead
+from tests.benchmarks import layers, measure, overhead
+from tests.benchmarks.families import FAMILIES
 
 ROOT = Path(__file__).parents[2]
 PEERS = {"dm-haiku": "haiku", "nnx.jit": "flax", "nnx.cached_partial": "flax", "eqx.filter_jit": "equinox"}
@@ -55,15 +57,33 @@ def test_overhead_measures_each_peer(overheads, entry):
 
 
 def test_training_compares_equal_losses():
-    tables = run("training", "--rounds", "1", "--steps", "1")
-    assert len(tables) == 2
+    tables = run("training", "--work", "lstm", "cnn", "--rounds", "1", "--steps", "1")
+    packages = {"nnx": "flax", "equinox": "equinox", "torch eager": "torch"}
+    assert [set(rows) - {"jax", "objnet.jit", "torch eager"} for rows in tables.values()] == [set(), {"nnx", "equinox"}]
     for rows in tables.values():
-        assert list(rows) == ["jax", "objnet.jit", "torch eager"]
         assert min(times(rows["objnet.jit"])) > 0 and times(rows["jax"])[1] == 1
-        if importlib.util.find_spec("torch"):
-            assert min(times(rows["torch eager"])) > 0
-        else:
-            assert rows["torch eager"].endswith("not installed")
+        for entry in set(rows) & set(packages):
+            if importlib.util.find_spec(packages[entry]):
+                assert min(times(rows[entry])) > 0
+            else:
+                assert rows[entry].endswith("not installed")
+
+
+def test_layers_compare_equal_results():
+    chosen = ("linear", "max_pool2d", "layer_norm", "dropout")
+    tables = run("layers", "--layer", *chosen, "--rounds", "1", "--sample", "0.001")
+    assert [title.split(",")[0] for title in tables] == list(chosen)
+    for name, rows in zip(chosen, tables.values(), strict=True):
+        assert list(rows) == [*FAMILIES[name].ways, "torch eager"]
+        assert times(rows["objnet"])[1] == 1 and all(min(times(rows[way])) > 0 for way in FAMILIES[name].ways)
+
+
+def test_layers_that_differ_are_refused():
+    results = {"objnet": [np.zeros(3)], "other": [np.array([0, 0, 0.1])]}
+    with pytest.raises(measure.LossesDiffer, match="other differs by 0.1 from objnet in array 0"):
+        layers.check(FAMILIES["gelu"], results)
+    with pytest.raises(measure.LossesDiffer, match="the shape"):
+        layers.check(FAMILIES["gelu"], {"objnet": [np.zeros(3)], "other": [np.zeros(4)]})
 
 
 def test_differing_losses_are_refused():

@@ -1,4 +1,4 @@
-"""Whole training steps: objnet, hand-written jax, and torch eager, on the same weights and batches.
+"""Whole training steps: objnet, hand-written jax, torch eager, for two works flax nnx and equinox, on the same weights and data.
 
     python -m tests.benchmarks.training [--work lstm cnn resnet gpt] [--rounds 10] [--steps 5] [--threads 2]
 
@@ -21,6 +21,7 @@ from tests.benchmarks.measure import check_losses, interleave, table
 from tests.benchmarks.works import cnn, gpt, lstm, resnet
 
 WORKS = {"lstm": lstm.WORK, "cnn": cnn.WORK, "resnet": resnet.WORK, "gpt": gpt.WORK}
+PACKAGES = {"torch eager": "torch", "nnx": "flax", "equinox": "equinox"}
 
 
 # -- processes and turns -----------------------------------------------------------------------------------------------
@@ -69,7 +70,7 @@ def compare(work: str, rounds: int, steps: int, threads: int) -> str:
     """Start every library, check that their losses agree, time them in turns, and give the table."""
     title, builds = WORKS[work].title, WORKS[work].builders
     times: dict[str, Any] = dict.fromkeys(builds, "not installed")
-    libraries = [name for name in builds if name != "torch eager" or importlib.util.find_spec("torch")]
+    libraries = [name for name in builds if importlib.util.find_spec(PACKAGES.get(name, "jax"))]
     workers = {name: Worker(work, name, threads) for name in libraries}
     try:
         for worker in workers.values():  # all build and compile at once

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from tests.benchmarks.works import peers
 from tests.benchmarks.works.common import Arrays, Step, Work, draw, jax_step
 
 
@@ -109,5 +110,14 @@ def with_torch(weights: Arrays) -> Step:
 
 
 WORK = Work(
-    "MNIST CNN, one training step", weights, batches, {"jax": with_jax, "objnet.jit": with_objnet, "torch eager": with_torch}
+    "MNIST CNN, one training step",
+    weights,
+    batches,
+    {
+        "jax": with_jax,
+        "nnx": peers.cnn_nnx,
+        "equinox": peers.cnn_equinox,
+        "objnet.jit": with_objnet,
+        "torch eager": with_torch,
+    },
 )

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from tests.benchmarks.works import peers
 from tests.benchmarks.works.common import Arrays, Step, Work, draw, jax_step
 
 VOCAB, UNITS, HEADS, LAYERS, BATCH, LENGTH = 10_000, 256, 8, 6, 8, 128
@@ -165,4 +166,15 @@ def with_torch(weights: Arrays) -> Step:
     return step
 
 
-WORK = Work("GPT, one training step", weights, batches, {"jax": with_jax, "objnet.jit": with_objnet, "torch eager": with_torch})
+WORK = Work(
+    "GPT, one training step",
+    weights,
+    batches,
+    {
+        "jax": with_jax,
+        "nnx": peers.gpt_nnx,
+        "equinox": peers.gpt_equinox,
+        "objnet.jit": with_objnet,
+        "torch eager": with_torch,
+    },
+)
