@@ -1,7 +1,9 @@
 """How attention is computed: all at once, head by head, or by cuDNN.
 
 *At once.*  ``softmax(query @ key.T * scale + bias) @ value``, where the exponentials are divided by their sum after the
-product with ``value``: one pass less over the (L, S) matrix.  float16 and bfloat16 keep that matrix in float32.
+product with ``value``: one pass less over the (L, S) matrix.  (8, 8, 128, 32) on CPU, causal, with its gradient, against
+this: softmax before the product 1.12, analytic rules that keep the softmax or compute it again 1.27 and 1.11,
+``jax.nn.dot_product_attention`` 1.42.  float16 and bfloat16 keep that matrix in float32.
 
 *By head.*  On CPU an (L, S) matrix that falls out of the cache is computed for one head and a block of queries at a
 time, and again in the backward pass.  Float32 on two cores, minima of interleaved runs, against one product over all

@@ -22,6 +22,7 @@ from jax import lax
 
 from objnet.core.precision import matmul_precision
 from objnet.nn.functional._common import widen
+from objnet.nn.functional._rows import every_row
 from objnet.nn.functional.dropout import dropout as drop
 
 Array: TypeAlias = jax.Array
@@ -61,7 +62,7 @@ def _biased(x: Array, *biases: Array | None) -> Array:
     """``x`` plus the biases, in float32 for half precision: their gradients sum over all rows."""
     wide = widen(x)
     for bias in biases:
-        wide = wide if bias is None else wide + widen(bias).reshape([1] * (x.ndim - 1) + [-1])
+        wide = wide if bias is None else wide + every_row(widen(bias), x.shape)
     return wide.astype(x.dtype)
 
 
@@ -197,5 +198,6 @@ def _layer_jvp(
 
 
 def product(x: Array, w: Array) -> Array:
-    """(..., I) by (O, I): (..., O)."""
-    return jnp.matmul(x, w.T, precision=matmul_precision(x, w))
+    """(..., I) by (O, I): (..., O), as one matrix product."""
+    rows = x.reshape(-1, x.shape[-1]) if x.ndim > 2 and x.size else x
+    return jnp.matmul(rows, w.T, precision=matmul_precision(x, w)).reshape(*x.shape[:-1], w.shape[0])

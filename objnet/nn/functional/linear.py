@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
 from objnet.core.arrays import as_array
 from objnet.core.precision import matmul_precision
 from objnet.nn.functional._common import broadcast_into, widen
+from objnet.nn.functional._rows import every_row
 
 __all__ = ["bilinear", "linear"]
 
@@ -38,7 +41,11 @@ def linear(input: jax.Array, weight: jax.Array, bias: jax.Array | None = None) -
         raise RuntimeError(f"linear needs one dtype, got {input.dtype} input and {weight.dtype} weight")
     if input.dtype == jnp.bool_:
         raise NotImplementedError("linear is not implemented for booleans")
-    output = jnp.matmul(input, weight.T, precision=matmul_precision(input, weight))
+    # As one matrix: with more dimensions XLA copies the transposed gradient for the weight's.  Jitted forward and backward on
+    # CPU, x + down(gelu(up(x))) at (8, 128, 256): 0.58-1.0 of the time.
+    rows = input.reshape(-1, input.shape[-1]) if input.ndim > 2 and input.size else input
+    output = jnp.matmul(rows, weight.T, precision=matmul_precision(input, weight))
+    output = output.reshape(*input.shape[:-1], *weight.shape[:-1])
     if bias is None:
         return output
     bias = as_array(bias)
@@ -48,7 +55,10 @@ def linear(input: jax.Array, weight: jax.Array, bias: jax.Array | None = None) -
         raise RuntimeError(f"linear needs one dtype, got {output.dtype} input and {bias.dtype} bias")
     if bias.shape == (1, *output.shape):
         bias = bias[0]  # torch treats a 1-d input as a batch of one
-    return output + broadcast_into("the bias", bias, output.shape)
+    # in float32 for half precision: the bias's gradient sums over all rows
+    wide = widen(bias)
+    spread = every_row if bias.shape == output.shape[-1:] else partial(broadcast_into, "the bias")
+    return (widen(output) + spread(wide, output.shape)).astype(output.dtype)
 
 
 def bilinear(input1: jax.Array, input2: jax.Array, weight: jax.Array, bias: jax.Array | None = None) -> jax.Array:

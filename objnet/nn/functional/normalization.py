@@ -15,6 +15,7 @@ from jax import lax
 
 from objnet.core.arrays import as_array
 from objnet.nn.functional._common import is_half, require_floating, widen
+from objnet.nn.functional._rows import every_row
 
 __all__ = ["group_norm", "layer_norm", "rms_norm"]
 
@@ -49,9 +50,9 @@ def layer_norm(
     check_dtypes("layer_norm", input, parameters)
     output = _standardised(widen(input), axes, float(eps), True)
     if "weight" in parameters:
-        output = output * jnp.broadcast_to(widen(parameters["weight"]), input.shape)
+        output = output * every_row(widen(parameters["weight"]), input.shape)
     if "bias" in parameters:
-        output = output + jnp.broadcast_to(widen(parameters["bias"]), input.shape)
+        output = output + every_row(widen(parameters["bias"]), input.shape)
     return output.astype(input.dtype)
 
 
@@ -83,7 +84,7 @@ def rms_norm(
     wide = widen(input)
     output = _standardised(wide, axes, float(jnp.finfo(wide.dtype).eps if eps is None else eps), False)
     for x in parameters.values():
-        output = output * jnp.broadcast_to(x.astype(wide.dtype), input.shape)
+        output = output * every_row(x.astype(wide.dtype), input.shape)
     return output.astype(input.dtype)
 
 
