@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from objnet.nn import attention, functional, grad, init, initializers, modules, parallel, parameter, utils
+from objnet.nn import attention, common_types, functional, grad, init, initializers, modules, parallel, parameter, utils
 from objnet.nn.factory import factory_kwargs
-from objnet.nn.module import Module
 from objnet.nn.modules import *  # noqa: F403  (every layer has one list of names, in modules/__init__.py)
 from objnet.nn.modules.batch_apply import expand_apply
 from objnet.nn.parameter import Buffer, Parameter, UninitializedBuffer, UninitializedParameter
@@ -13,11 +12,11 @@ from objnet.nn.torch_only import DataParallel, intrinsic, qat, quantizable, quan
 __all__ = [
     "Buffer",
     "DataParallel",
-    "Module",
     "Parameter",
     "UninitializedBuffer",
     "UninitializedParameter",
     "attention",
+    "common_types",
     "expand_apply",
     "factory_kwargs",
     "functional",

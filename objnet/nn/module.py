@@ -61,6 +61,9 @@ class Module(Attributes, Traversal, Serialization, Hooks, TorchOnlyMethods):
     """
 
     training: bool
+    call_super_init: bool = False  # whether __init__ hands its arguments to the next class, for mixins (torch's)
+    dump_patches: bool = False  # torch's, which reads it no more
+    T_destination = TypeVar("T_destination", bound=dict[str, Any])
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -71,7 +74,7 @@ class Module(Attributes, Traversal, Serialization, Hooks, TorchOnlyMethods):
                 setattr(cls, name, _scoped(method, kind))
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        if args or kwargs:
+        if (args or kwargs) and not self.call_super_init:
             given = f"{len(args)} positional arguments" if args else f"keyword argument '{next(iter(kwargs))}'"
             raise TypeError(f"{type(self).__name__}.__init__() got unexpected {given}: nn.Module takes none")
         self._home = None
@@ -88,6 +91,8 @@ class Module(Attributes, Traversal, Serialization, Hooks, TorchOnlyMethods):
         inner = frame.current()
         if inner is not None:
             inner.adopt(self)
+        if self.call_super_init:
+            super().__init__(*args, **kwargs)
 
     # -- running -------------------------------------------------------------------------------------------------------
 

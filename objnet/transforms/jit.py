@@ -277,10 +277,16 @@ class Compiled:
         for key, owner, values, instance in changes:
             if instance is not None or not frame.is_concrete(values):
                 snapshot.restore()
-                where = type(instance).__name__ if instance is not None else "a global, an enclosing variable, a list or a dict"
+                where, more = type(instance).__name__, ""
+                if instance is None:
+                    where = "a global, an enclosing variable, a list or a dict"
+                    more = (
+                        ' A hook that keeps a feature can write setattr(module, "feature", output); or take the value out again '
+                        "before the function returns, to return it: features.pop(...)."
+                    )
                 raise errors.StaticAttributeError(
                     f"{where} was changed inside {self._name()}{self._changed_names(values)}: that would happen once, when the "
-                    "function is traced, and not at every call. Return the value, or hold it as an array attribute of a module."
+                    f"function is traced, and not at every call. Return the value, or hold it as an array attribute of a module.{more}"
                 )
             self._ignored[key] = owner
         found[0].changed = bool(changes)

@@ -179,6 +179,20 @@ def test_values_kept_from_a_compiled_backward_pass_are_refused():
     assert not kept
 
 
+def test_values_kept_from_a_compiled_forward_pass():
+    model, kept = nn.Linear(3, 2), {}
+    handle = model.register_forward_hook(lambda m, args, out: kept.update(feature=out))
+    with pytest.raises(errors.StaticAttributeError, match=r"dict was changed .*setattr\(module, .*features\.pop"):
+        jit(model)(X)
+    _, feature = jit(lambda x: (model(x), kept.pop("feature")))(X)  # the two ways that the message names
+    np.testing.assert_allclose(feature, model(X), rtol=1e-6)
+    handle.remove()
+    model.register_forward_hook(lambda m, args, out: setattr(m, "feature", out))
+    compiled = jit(model)
+    for x in (X, 2 * X):
+        np.testing.assert_array_equal(compiled(x), model.feature)
+
+
 def test_parameters_read_by_a_hook():
     model = Scaled(ReadsParameter())
     np.testing.assert_allclose(jit(grad(model))(X), grad(model)(X), rtol=1e-5)

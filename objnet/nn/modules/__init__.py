@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from objnet.nn.module import Module
+from objnet.nn.modules import module as module
+from objnet.nn.modules import utils as utils
 from objnet.nn.modules.activation import (
     CELU,
     ELU,
@@ -283,6 +286,7 @@ __all__ = [
     "MaxUnpool2d",
     "MaxUnpool3d",
     "Mish",
+    "Module",
     "ModuleDict",
     "ModuleList",
     "MultiLabelMarginLoss",

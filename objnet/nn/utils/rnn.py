@@ -46,7 +46,8 @@ def pack_padded_sequence(
     Args:
         input: (L, N, *), or (N, L, *) if ``batch_first``.
         lengths: N numbers from 1 to L, an array or a sequence. Known lengths give torch's layout, traced ones a
-            :class:`TracedPackedSequence`, in which the values cannot be checked.
+            :class:`TracedPackedSequence`. A traced length out of range cannot raise: it counts as the nearest in range, and the
+            sequence is NaN, its data and what a recurrent layer makes of it; data of whole numbers have no NaN and stay.
         batch_first: the layout of ``input``.
         enforce_sorted: refuse lengths that are not sorted, the longest first, instead of sorting.
 
@@ -67,7 +68,12 @@ def pack_padded_sequence(
     if len(lengths) != batch:
         raise RuntimeError(f"Expected `len(lengths)` to be equal to batch_size, but got {len(lengths)} (batch_size={batch})")
     if known is None:
-        return TracedPackedSequence(x.swapaxes(0, 1) if batch_first else x, lengths, enforce_sorted)
+        x = x.swapaxes(0, 1) if batch_first else x
+        within = lengths.clip(1, length)
+        if jnp.issubdtype(x.dtype, jnp.inexact):
+            valid = (lengths == within).reshape(batch, *[1] * (x.ndim - 2))
+            x = jnp.where(valid, x, jnp.asarray(jnp.nan, x.dtype))
+        return TracedPackedSequence(x, within, enforce_sorted)
     if known.min() <= 0:
         raise RuntimeError(f"Length of all samples has to be greater than 0, got lengths {known.tolist()}")
     if known.max() > length:

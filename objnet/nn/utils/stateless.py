@@ -8,7 +8,6 @@ the time of the call.
 from __future__ import annotations
 
 import threading
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -38,7 +37,7 @@ def functional_call(
     tie_weights: bool = True,
     strict: bool = False,
 ) -> Any:
-    """Call ``module`` with these values in place of its parameters and buffers (torch; deprecated there).
+    """Call ``module`` with these values in place of its parameters and buffers (torch's).
 
     It works under every transform of jax: ``jax.grad(lambda p: loss(functional_call(model, p, x)))(params)``. What the call
     writes to a buffer that was given is written to the dict.
@@ -56,22 +55,6 @@ def functional_call(
         ValueError: ``tie_weights``, and two names of one parameter are given different values.
         TypeError: a value is no array, or a name is not that of one. AttributeError: a path leads nowhere.
     """
-    message = (
-        "nn.utils.stateless.functional_call is deprecated: write objnet.transform_with_state(model), or func.functional_call"
-    )
-    warnings.warn(message, FutureWarning, stacklevel=2)
-    return _functional_call(module, parameters_and_buffers, args, kwargs, tie_weights=tie_weights, strict=strict)
-
-
-def _functional_call(
-    module: Module,
-    parameters_and_buffers: dict[str, Any],
-    args: Any = None,
-    kwargs: dict[str, Any] | None = None,
-    *,
-    tie_weights: bool = True,
-    strict: bool = False,
-) -> Any:
     args = () if args is None else args if isinstance(args, tuple) else (args,)
     given = {name: _checked(name, value) for name, value in parameters_and_buffers.items()}
     names = _names_of_cells(module)

@@ -89,6 +89,43 @@ def test_names():
     assert nn.parameter.Parameter is nn.Parameter
 
 
+def test_names_inside_of_nn():
+    ours, theirs = nn.modules.utils, torch.nn.modules.utils
+    assert nn.modules.Module is nn.modules.module.Module is nn.Module
+    for name in ("_single", "_pair", "_triple", "_quadruple"):
+        for value in (3, [1, 2], range(3)):
+            assert getattr(ours, name)(value) == getattr(theirs, name)(value)
+        assert getattr(ours, name).__name__ == name
+    assert ours._reverse_repeat_tuple((1, 2, 3), 2) == theirs._reverse_repeat_tuple((1, 2, 3), 2)
+    for sizes in (3, [None, 4], (None,), []):
+        assert ours._list_with_default(sizes, [5, 6, 7]) == theirs._list_with_default(sizes, [5, 6, 7])
+    with pytest.raises(ValueError, match="Input dimension should be at least 3"):
+        ours._list_with_default([None, 4], [5, 6])
+    for space in (nn, torch.nn):
+        state = space.Sequential(space.Linear(1, 1)).state_dict(prefix="module.")
+        (nn if space is nn else torch.nn).modules.utils.consume_prefix_in_state_dict_if_present(state, "module.")
+        assert list(state) == ["0.weight", "0.bias"]
+        assert sorted(state._metadata) == ["", "0"]
+    types = {name for name in dir(torch.nn.common_types) if name.startswith("_") and name.endswith("_t")}
+    assert {n for n in types if not n.startswith("_scalar")} == set(nn.common_types.__all__)
+    assert nn.Module.dump_patches is nn.Module.call_super_init is False
+    assert nn.Module.T_destination.__name__ == "T_destination"
+
+
+@pytest.mark.parametrize("world", [nn, torch.nn])
+def test_arguments_handed_to_the_next_class(world):
+    class Named:
+        def __init__(self, name, size=1):
+            self.name, self.size = name, size
+
+    class Model(world.Module, Named):
+        call_super_init = True
+
+    assert vars(Model("a", size=2)).items() >= {"name": "a", "size": 2}.items()
+    with pytest.raises(TypeError):
+        Model()
+
+
 def test_positional_arguments_follow_torch():
     for name in set(nn.modules.__all__) - OWN_LAYERS - {*SPELLED_OUT, "Container"}:  # Container: torch's deprecation hides its signature
         assert parameters_of(getattr(nn, name)) == parameters_of(getattr(torch.nn, name)), name

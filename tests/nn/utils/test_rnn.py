@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch")
 
 import torch.nn.utils.rnn as theirs  # noqa: E402
 
-from objnet import errors  # noqa: E402
+from objnet import errors, nn  # noqa: E402
 from objnet.nn.utils import rnn as ours  # noqa: E402
 from objnet.transforms.jit import jit  # noqa: E402
 from tests.nn.parity import assert_same_error, to_jax  # noqa: E402
@@ -82,6 +82,37 @@ def test_compiled_with_known_and_with_traced_lengths(batch):
     mine, result = jit(traced)(to_jax(x), jnp.asarray(lengths))
     same(mine, packed)  # known, once it has left
     same(result, padded)
+
+
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_traced_lengths_out_of_range(kind, batch_first):
+    x, lengths = jnp.ones((5, 5, 2)), [9, 5, 2, 0, -1]
+    relu = {"nonlinearity": "relu"} if kind == "RNN" else {}
+    layer = getattr(nn, kind)(2, 3, bidirectional=True, batch_first=batch_first, num_layers=2, **relu)
+
+    @jit
+    def run(x, lengths):
+        output, state = layer(ours.pack_padded_sequence(x, lengths, batch_first))
+        return ours.pad_packed_sequence(output, batch_first=True), state
+
+    (output, counts), state = run(x, jnp.asarray(lengths))
+    wrong = np.asarray([True, False, False, True, True])
+    assert counts.tolist() == [5, 5, 2, 1, 1]
+    for row, count, bad in zip(output, counts.tolist(), wrong, strict=True):
+        assert jnp.isnan(row[:count]).all() if bad else jnp.isfinite(row).all()
+    for h in jax.tree.leaves(state):
+        np.testing.assert_array_equal(jnp.isnan(h), np.broadcast_to(wrong[None, :, None], h.shape))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "complex64", "int32"])
+def test_traced_lengths_out_of_range_of_other_dtypes(dtype):
+    x = jnp.ones((3, 2), dtype)
+    padded, counts = jax.jit(lambda x, n: ours.pad_packed_sequence(ours.pack_padded_sequence(x, n)))(x, jnp.asarray([4, 2]))
+    assert padded.dtype == x.dtype
+    assert counts.tolist() == [3, 2]
+    assert jnp.isnan(padded[:, 0]).all() or dtype == "int32"
+    assert padded[:, 1].tolist() == [1, 1, 0]
 
 
 def test_gradients_go_through_both_layouts():

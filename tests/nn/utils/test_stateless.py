@@ -16,7 +16,7 @@ from objnet.transforms.autodiff import backward  # noqa: E402
 from objnet.transforms.jit import jit  # noqa: E402
 from tests.nn.two_worlds import OURS, same  # noqa: E402
 
-call = stateless._functional_call
+call = stateless.functional_call
 
 
 def tied(w):
@@ -92,11 +92,6 @@ def test_parametrized_names():
         call(layer, {"weight": weight}, jnp.ones((1, 3)))
     assert type(layer) is kind
     assert list(layer.state_dict()) == keys
-
-
-def test_it_is_deprecated():
-    with pytest.warns(FutureWarning, match="functional_call"):
-        stateless.functional_call(nn.Linear(1, 1), {}, jnp.ones(1))
 
 
 def test_plain_jax_transforms():
