@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from objnet.core import errors
+
 
 def is_array(x: Any) -> bool:
     """Whether ``x`` is a jax array (concrete or traced); numpy arrays and scalars are not."""
@@ -19,14 +21,35 @@ def as_array(x: Any) -> jax.Array:
 
     Raises:
         TypeError: for anything else, a torch tensor by name.
+        IntegerRangeError: 64-bit integers that jax would wrap into 32 bits.
     """
     if isinstance(x, jax.Array):
         return x
     convert = getattr(x, "__jax_array__", None)
     if convert is not None:
         return convert()
-    if isinstance(x, (np.ndarray, np.generic, bool, int, float, complex)):
+    if isinstance(x, np.ndarray):
+        return jnp.asarray(_narrowed(x))
+    if isinstance(x, (np.generic, bool, int, float, complex)):
         return jnp.asarray(x)
     if type(x).__module__.partition(".")[0] == "torch":
         raise TypeError("got a torch.Tensor where a jax array is wanted; pass jax.numpy.asarray(tensor.detach().numpy())")
     raise TypeError(f"expected an array, got {type(x).__module__}.{type(x).__qualname__}")
+
+
+def _narrowed(x: np.ndarray) -> np.ndarray:
+    """A numpy array in the dtype jax gives it; 64 bits are narrowed here.
+
+    jax would keep its own narrowed copy for as long as a program holds the array, and so miss what is changed in place.
+    """
+    dtype = jax.dtypes.canonicalize_dtype(x.dtype)
+    if dtype == x.dtype:
+        return x
+    if x.dtype.kind in "iu" and x.size:
+        limits = np.iinfo(dtype)
+        if int(x.min()) < limits.min or int(x.max()) > limits.max:
+            raise errors.IntegerRangeError(
+                f"a numpy array of {x.dtype} holds {int(x.min())} to {int(x.max())}{errors.where()}, which {dtype} cannot: jax has no "
+                "64-bit integers unless jax.config.update('jax_enable_x64', True) comes first."
+            )
+    return x.astype(dtype)

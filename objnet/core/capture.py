@@ -83,6 +83,7 @@ class Capture:
         self.containers: list[Any] = []
         self.instances: list[Any] = []  # the plain objects whose attributes are among the containers
         self.arrays: list[np.ndarray] = []
+        self.classes: list[type] = []  # the user's, whose own attributes are among the facts
 
     def walk(self, function: Any, statics: Iterable[Any]) -> Any:
         """The key of ``function`` and the static arguments, filling the lists on the way."""
@@ -135,7 +136,7 @@ class Capture:
         if isinstance(value, jax.Array):
             return ("constant", Identity(value))
         if isinstance(value, type):
-            return ("class", Identity(value), self._class(value), self._namespace(value))
+            return ("class", Identity(value), self._class(value))
         return self._object(value)
 
     def _variable(self, variable: Variable) -> Any:
@@ -201,32 +202,29 @@ class Capture:
         return tuple(found)
 
     def _class(self, kind: type) -> Any:
-        """The globals and closures that the methods of a user's class name, once a class."""
-        methods = []
+        """The globals and closures that the methods of a user's class name, and its own attributes, once a class."""
+        facts = []
         for base in kind.__mro__:
-            if self._library(base.__module__) or (id(base) in self._seen and base is not kind):
+            if self._library(base.__module__) or (id(base) in self._seen and base is not kind) or base in self.classes:
                 continue
             self._seen.setdefault(id(base), len(self._seen))
             self._alive.append(base)
+            self.classes.append(base)
             for member in vars(base).values():
                 for function in _functions(member):
                     if id(function) not in self._seen:
-                        methods.append(self.visit(function))
-        return tuple(methods)
-
-    def _namespace(self, kind: type) -> Any:
-        """The values a user's class holds when it serves as a plain namespace of settings."""
-        if self._library(kind.__module__):
-            return ()
-        values = {k: v for k, v in vars(kind).items() if not k.startswith("__") and not _functions(v)}
-        for name in values:
-            self.names.append((vars(kind), name, values[name]))  # type: ignore[arg-type]
-        return tuple((k, self.visit(v)) for k, v in values.items())
+                        facts.append(self.visit(function))
+            for name, value in class_attributes(base).items():
+                if (id(base), name) not in self._ignored:
+                    facts.append((name, self.visit(value)))
+        return tuple(facts)
 
     def _object(self, value: Any) -> Any:
         kind = type(value)
         space = getattr(value, "__dict__", None)
-        if isinstance(space, dict) and (isinstance(value, _NAMESPACES) or kind.__name__ == "Namespace" or not self._library(kind.__module__)):
+        if isinstance(space, dict) and (
+            isinstance(value, _NAMESPACES) or kind.__name__ == "Namespace" or not self._library(kind.__module__)
+        ):
             self.containers.append(space)
             self.instances.append(value)
             items = tuple((k, self.visit(v)) for k, v in space.items() if len(space) <= MAX_ITEMS)
@@ -273,6 +271,11 @@ def _functions(member: Any) -> list[types.FunctionType]:
     if isinstance(member, property):
         return [f for f in (member.fget, member.fset) if isinstance(f, types.FunctionType)]
     return [member] if isinstance(member, types.FunctionType) else []
+
+
+def class_attributes(kind: type) -> dict[str, Any]:
+    """What a class holds itself besides methods: settings, counters, caches."""
+    return {k: v for k, v in vars(kind).items() if not k.startswith(("__", "_abc_")) and not _functions(v)}
 
 
 @functools.lru_cache(maxsize=4096)
@@ -327,9 +330,17 @@ class Watch:
         spaces: dict[int, tuple[Any, dict[str, Any]]] = {}
         for space, name, value in capture.names:
             spaces.setdefault(id(space), (space, {}))[1][name] = value
-        self._names = [(itemgetter(*names, next(iter(names))), space, self._ids(names.values())) for space, names in spaces.values()]
+        self._names = [
+            (itemgetter(*names, next(iter(names))), space, self._ids(names.values())) for space, names in spaces.values()
+        ]
         for _, _, ids in self._names:
             ids.append(ids[0])  # one name too many makes itemgetter give a tuple even for one
+        for kind in capture.classes:
+            names = {k: v for k, v in class_attributes(kind).items() if (id(kind), k) not in capture._ignored}
+            if names:
+                self._names.append(
+                    (itemgetter(*names, next(iter(names))), vars(kind), self._ids([*names.values(), next(iter(names.values()))]))
+                )
         self._cells = list(capture.cells)
         self._cell_ids = self._ids(map(_contents, capture.cells))
         self._containers = [(_items(c), self._ids(_items(c)())) for c in capture.containers]
@@ -421,10 +432,13 @@ class Snapshot:
 
     def __init__(self, capture: Capture):
         self._names = [*capture.names, *capture.stored]
+        self._classes = [(kind, class_attributes(kind)) for kind in capture.classes]
         self._cells = [(cell, _contents(cell)) for cell in capture.cells]
         self._slotted = [(thing, slots, _values(lambda thing=thing: thing, slots)) for thing, slots in capture.slotted]
         objects = {id(o.__dict__): o for o in capture.instances}
-        self._containers = [(c, c.copy(), objects.get(id(c))) for c in capture.containers if not isinstance(c, types.MappingProxyType)]
+        self._containers = [
+            (c, c.copy(), objects.get(id(c))) for c in capture.containers if not isinstance(c, types.MappingProxyType)
+        ]
 
     def changes(self) -> list[tuple[Any, Any, Any, Any]]:
         """What changed since: (key for ``ignored``, owner to keep alive, values now there, the plain object if it is one)."""
@@ -432,6 +446,10 @@ class Snapshot:
         for space, name, value in self._names:
             if space.get(name, _EMPTY) is not value:
                 found.append(((id(space), name), space, space.get(name), None))
+        for kind, before in self._classes:
+            for name, value in class_attributes(kind).items():
+                if before.get(name, _EMPTY) is not value:
+                    found.append(((id(kind), name), kind, value, None))
         for thing, slots, values in self._slotted:
             now = dict(zip(slots, _values(lambda thing=thing: thing, slots), strict=True))
             changed = {k: v for (k, v), old in zip(now.items(), values, strict=True) if v is not old}
@@ -456,6 +474,12 @@ class Snapshot:
                     del space[name]
                 else:
                     space[name] = value
+        for kind, before in self._classes:
+            for name, value in class_attributes(kind).items():
+                if name not in before:
+                    delattr(kind, name)
+                elif before[name] is not value:
+                    setattr(kind, name, before[name])
         for thing, slots, values in self._slotted:
             for name, value in zip(slots, values, strict=True):
                 if value is not _EMPTY and getattr(thing, name, _EMPTY) is not value:

@@ -84,6 +84,10 @@ class UninitializedError(UnsetVariableError, ValueError):
     """A lazy parameter or buffer was used before it had a shape, or would get it inside a transform it is older than."""
 
 
+class IntegerRangeError(ObjnetError, IndexError, OverflowError):
+    """64-bit integers that jax, without its 64-bit mode, would wrap into another number; indices, mostly."""
+
+
 class TorchOnlyError(ObjnetError, NotImplementedError):
     """A name of torch's that has no meaning in JAX was used."""
 

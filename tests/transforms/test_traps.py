@@ -15,6 +15,7 @@ import pytest
 import objnet
 from objnet import nn
 from objnet.core import errors
+from objnet.nn import functional as F
 
 
 class Linear(nn.Module):
@@ -1018,3 +1019,74 @@ def test_errors_import_from_their_public_place():
     assert objnet.errors.NoGradError is errors.NoGradError
     assert errors.NoGradError.__module__ == "objnet.errors"
     assert set(objnet.errors.__all__) == {n for n, v in vars(errors).items() if isinstance(v, type) and issubclass(v, Exception)}
+
+
+class _Scaled(nn.Module):
+    factor = 1.0
+    calls = 0
+    cache: dict = {}  # noqa: RUF012
+
+    def forward(self, x):
+        _Scaled.calls += 1
+        return x.sum() * self.factor
+
+
+def test_a_class_attribute_changed_later_is_noticed(monkeypatch):
+    model, x = _Scaled(), jnp.ones(3)
+    compiled = objnet.jit(model)
+    assert compiled(x) == 3
+    monkeypatch.setattr(_Scaled, "factor", 5.0)
+    assert compiled(x) == model(x) == 15
+    before = _Scaled.calls
+    compiled(x)
+    assert _Scaled.calls == before  # a counter of traces is no fact
+
+
+def test_a_traced_value_cannot_stay_on_a_class():
+    class Kept(nn.Module):
+        last = 0.0
+
+        def forward(self, x):
+            type(self).last = x.sum()
+            type(self).new = x
+            return x
+
+    with pytest.raises(errors.StaticAttributeError):
+        objnet.jit(Kept())(jnp.ones(2))
+    assert Kept.last == 0.0 and not hasattr(Kept, "new")
+
+
+def test_a_traced_value_cannot_stay_in_a_container_of_a_class():
+    class Cached(nn.Module):
+        cache: dict = {}  # noqa: RUF012
+
+        def forward(self, x):
+            self.cache["x"] = x
+            return x
+
+    with pytest.raises(errors.StaticAttributeError):
+        objnet.jit(Cached())(jnp.ones(2))
+    assert Cached.cache == {}
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.int64, np.float32])
+def test_a_numpy_array_changed_in_place_is_read_anew(dtype):
+    layer, x = nn.Linear(3, 2), jnp.arange(12.0).reshape(4, 3)
+    target = np.zeros((4, 2), dtype) if dtype != np.int64 else np.zeros(4, dtype)
+    loss = F.cross_entropy if dtype == np.int64 else F.mse_loss
+    read = (lambda: F.cross_entropy(layer(x), target)) if dtype == np.int64 else (lambda: loss(layer(x), target.astype(np.float32)))
+    compiled = objnet.jit(read)
+    compiled()
+    target[:] = 1
+    expected = loss(layer(x), jnp.asarray(target.copy()).astype(jnp.int32 if dtype == np.int64 else jnp.float32))
+    np.testing.assert_allclose(read(), expected, rtol=1e-6)
+    np.testing.assert_allclose(compiled(), expected, rtol=1e-6)
+
+
+def test_integers_beyond_32_bits_are_not_wrapped():
+    with pytest.raises(IndexError, match="4294967297"):
+        nn.Embedding(5, 2)(np.array([2**32 + 1]))
+    with pytest.raises(errors.IntegerRangeError):
+        F.one_hot(np.array([2**32 + 1]), 3)
+    with pytest.raises(errors.IntegerRangeError):
+        F.cross_entropy(jnp.ones((1, 3)), np.array([2**32]))
