@@ -39,9 +39,7 @@ EOS, UNK = 0, 1  # end of a paragraph, and a word too rare to have a number of i
 class RNNModel(nn.Module):
     """Embedding, LSTM, decoder. The hidden state is an attribute: each batch starts from where the one before ended."""
 
-    def __init__(
-        self, ntoken: int, ninp: int, nhid: int, nlayers: int, dropout: float = 0.5, tie_weights: bool = False
-    ):
+    def __init__(self, ntoken: int, ninp: int, nhid: int, nlayers: int, dropout: float = 0.5, tie_weights: bool = False):
         super().__init__()
         self.drop = nn.Dropout(dropout)
         self.encoder = nn.Embedding(ntoken, ninp)
@@ -410,9 +408,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=show_defaults)
     parser.add_argument("--data", metavar="FILE", help="a text in UTF-8; by default the help pages of this Python")
     parser.add_argument("--save", metavar="DIR", type=Path, default=Path("runs/lstm_lm"), help="where the results go")
-    parser.add_argument(
-        "--resume", action="store_true", help="go on from the checkpoint in --save; without it a run starts anew"
-    )
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --save; without it a run starts anew")
     parser.add_argument("--quick", action="store_true", help="a small model on the start of the text, for a try")
     parser.add_argument("--epochs", type=count, default=7, help="passes over the text, those of a resumed run included")
     parser.add_argument("--emsize", type=count, default=200, help="size of word embeddings")
@@ -421,17 +417,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--dropout", type=number(float, 0, 1), default=0.2, help="share of activations dropped")
     tied = {"action": argparse.BooleanOptionalAction, "default": True}
     parser.add_argument("--tied", help="one weight for embedding and decoder", **tied)
-    parser.add_argument(
-        "--lr", type=positive, default=20.0, help="learning rate, quartered by an epoch without a new best"
-    )
+    parser.add_argument("--lr", type=positive, default=20.0, help="learning rate, quartered by an epoch without a new best")
     parser.add_argument("--clip", type=positive, default=0.25, help="largest norm of a gradient")
     parser.add_argument("--batch-size", type=count, default=20, help="stretches of text trained on side by side")
     parser.add_argument("--eval-batch-size", type=count, default=10, help="the same for validation")
     parser.add_argument("--bptt", type=count, default=20, help="words a gradient goes back")
     parser.add_argument("--min-count", type=count, default=2, help="rarer words of the training text become <unk>")
-    parser.add_argument(
-        "--seed", type=number(int, 0, 2**63 - 1), default=1111, help="of initial weights, dropout and sample"
-    )
+    parser.add_argument("--seed", type=number(int, 0, 2**63 - 1), default=1111, help="of initial weights, dropout and sample")
     parser.add_argument("--log-interval", metavar="N", type=count, default=20, help="batches between reports")
     parser.add_argument("--sample", metavar="N", type=number(int, 0), default=100, help="words to generate at the end")
     parser.add_argument("--temperature", type=positive, default=1.0, help="of the sample: higher is more daring")
@@ -439,9 +431,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.set_defaults(**QUICK)
     args = parser.parse_args(argv)
     if args.tied and args.emsize != args.nhid:
-        parser.error(
-            f"--tied needs --emsize and --nhid to be equal, got {args.emsize} and {args.nhid}; or give --no-tied"
-        )
+        parser.error(f"--tied needs --emsize and --nhid to be equal, got {args.emsize} and {args.nhid}; or give --no-tied")
     return args
 
 
@@ -467,9 +457,7 @@ def main(argv: list[str] | None = None) -> None:
     except OSError as error:
         fail(f"cannot make the folder {args.save}: {error.strerror}")
     size = sum(p.numel() for p in trainer.model.parameters())
-    print(
-        f"{name}: {len(corpus.train)} words to train on, {len(corpus.valid)} to validate; {len(corpus.words)} different"
-    )
+    print(f"{name}: {len(corpus.train)} words to train on, {len(corpus.valid)} to validate; {len(corpus.words)} different")
     print(f"{size} parameters" + (f", resumed after epoch {len(trainer.history)}" if args.resume else ""))
     with Interrupt() as interrupt:
         finished = trainer.run(interrupt)

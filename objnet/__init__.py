@@ -15,6 +15,7 @@ from jax.numpy import (
 from objnet import core, errors, io, models, nn, optim, transforms
 from objnet._version import __version__
 from objnet.core.generator import Generator
+from objnet.core.host_memory import retain_freed_memory
 from objnet.core.precision import get_float32_matmul_precision, set_float32_matmul_precision
 from objnet.core.random import (
     bernoulli,
@@ -104,6 +105,7 @@ __all__ = [
     "randn",
     "randn_like",
     "randperm",
+    "retain_freed_memory",
     "save",
     "seed",
     "set_float32_matmul_precision",

@@ -123,7 +123,9 @@ class Frame:
             yield self
         except BaseException as error:
             self.rollback()
-            if isinstance(error, AttributeError) and "attribute 'backward'" in str(error).replace("attribute backward", "attribute 'backward'"):
+            if isinstance(error, AttributeError) and "attribute 'backward'" in str(error).replace(
+                "attribute backward", "attribute 'backward'"
+            ):
                 raise errors.leftover_backward() from error  # a tracer's own words say nothing of what to write
             if _is_leak(error):
                 raise leaked_error() from error

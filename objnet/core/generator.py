@@ -241,9 +241,7 @@ class Generator(WordStream):
                 self._unit(rest, wide)
             out[-16:] = box_muller(self._unit(16, wide), mean, std)
 
-    def _redraw_normal(
-        self, shape: Shape, mean: float, std: float, a: float, b: float, dtype: np.dtype[Any]
-    ) -> np.ndarray:
+    def _redraw_normal(self, shape: Shape, mean: float, std: float, a: float, b: float, dtype: np.dtype[Any]) -> np.ndarray:
         with np.errstate(over="ignore"):
             low, high = _narrow(np.array([a, b], np.float64), dtype)
         out = self.normal(shape, mean, std, dtype)
@@ -251,9 +249,7 @@ class Generator(WordStream):
             out = np.where(outside, self.normal(shape, mean, std, dtype), out)
         return out
 
-    def _reject_uniform(
-        self, shape: Shape, mean: float, std: float, a: float, b: float, dtype: np.dtype[Any]
-    ) -> np.ndarray:
+    def _reject_uniform(self, shape: Shape, mean: float, std: float, a: float, b: float, dtype: np.dtype[Any]) -> np.ndarray:
         wide = _compute_dtype(dtype)
         mode = max(a, min(mean, b))
         log_peak = -0.5 * ((mode - mean) / std) ** 2

@@ -141,9 +141,7 @@ def host_stream() -> bool:
     return True
 
 
-def draw(
-    host: Callable[[Generator], np.ndarray], device: Callable[[jax.Array], jax.Array], shape: Any, dtype: Any
-) -> jax.Array:
+def draw(host: Callable[[Generator], np.ndarray], device: Callable[[jax.Array], jax.Array], shape: Any, dtype: Any) -> jax.Array:
     """An array from the stream in force: ``host(generator)`` outside every trace, else ``device(key)``.
 
     While a pure function builds modules during ``apply`` the values are about to be replaced by ``params``; zeros stand in.

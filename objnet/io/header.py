@@ -110,9 +110,7 @@ def parse_header(data: np.ndarray[Any, Any], name: str) -> Header:
     _refuse_torch(data[:9].tobytes(), name)
     length = int.from_bytes(data[:8].tobytes(), "little")
     if length > MAX_HEADER_BYTES:
-        raise SafetensorError(
-            f"{name} is no safetensors file: it claims a header of {length} bytes; 100 MB are allowed"
-        )
+        raise SafetensorError(f"{name} is no safetensors file: it claims a header of {length} bytes; 100 MB are allowed")
     data_start = 8 + length
     if data_start > size:
         raise SafetensorError(f"{name} is truncated: {data_start - size} of its header's {length} bytes are missing")

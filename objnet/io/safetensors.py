@@ -27,9 +27,7 @@ from objnet.io.atomic import atomic_write
 from objnet.io.header import DTYPES, NAMES, Header, SafetensorError, format_header, lay_out, parse_header
 
 
-def save_file(
-    tensors: Mapping[str, Any], path: str | os.PathLike[str], metadata: Mapping[str, str] | None = None
-) -> None:
+def save_file(tensors: Mapping[str, Any], path: str | os.PathLike[str], metadata: Mapping[str, str] | None = None) -> None:
     """Write arrays to a safetensors file, atomically (as ``safetensors.numpy.save_file``).
 
     Args:
@@ -216,7 +214,5 @@ class SafetensorFile:
     def __enter__(self) -> SafetensorFile:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()

@@ -103,7 +103,9 @@ class Attributes:
             self._link("_modules", name, self._registered("_modules", name, value))
         elif name in attributes.get("_modules", ()):
             if value is not None:
-                raise TypeError(f"cannot assign '{type(value).__name__}' as child module '{name}' (torch.nn.Module or None expected)")
+                raise TypeError(
+                    f"cannot assign '{type(value).__name__}' as child module '{name}' (torch.nn.Module or None expected)"
+                )
             self._link("_modules", name, self._registered("_modules", name, None))
         elif isinstance(value, Buffer):
             self._must_be_initialised("buffers")
@@ -258,7 +260,9 @@ class Attributes:
             raise AttributeError("cannot assign parameter before Module.__init__() call")
         self._check_name("parameter", name, "_parameters")
         if param is not None and not isinstance(param, Parameter):
-            raise TypeError(f"cannot assign '{_typename(param)}' object to parameter '{name}' (torch.nn.Parameter or None required)")
+            raise TypeError(
+                f"cannot assign '{_typename(param)}' object to parameter '{name}' (torch.nn.Parameter or None required)"
+            )
         self._link("_parameters", name, None if param is None else self._registered("_parameters", name, param))
 
     def register_buffer(self, name: str, tensor: Any, persistent: bool = True) -> None:

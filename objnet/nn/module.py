@@ -269,9 +269,7 @@ class Module(Attributes, Traversal, Serialization, Hooks, TorchOnlyMethods):
             inner.adopt(self)
 
 
-_REGISTRIES = frozenset(
-    {"_parameters", "_buffers", "_non_persistent_buffers_set", "_arrays", "_modules", *HOOKS}
-)
+_REGISTRIES = frozenset({"_parameters", "_buffers", "_non_persistent_buffers_set", "_arrays", "_modules", *HOOKS})
 
 
 def zero_grad(parameter: Parameter, set_to_none: bool) -> None:

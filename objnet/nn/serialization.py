@@ -191,7 +191,10 @@ class Serialization:
         if metadata is not None:
             entries._metadata = metadata  # type: ignore[attr-defined]
         restorers = [
-            v.restorer() for m in self.modules() for v in (*m._parameters.values(), *m._buffers.values()) if v is not None  # type: ignore[attr-defined]
+            v.restorer()
+            for m in self.modules()
+            for v in (*m._parameters.values(), *m._buffers.values())
+            if v is not None  # type: ignore[attr-defined]
         ]
 
         def load(module: Any, local: dict[str, Any], prefix: str) -> None:

@@ -219,7 +219,9 @@ def _scalar(value: Any, holomorphic: bool) -> jax.Array:
         )
     kind = jnp.complexfloating if holomorphic else jnp.floating
     if not jnp.issubdtype(value.dtype, kind):
-        raise TypeError(f"a differentiated function returns a {'complex' if holomorphic else 'real floating'} scalar, got {value.dtype}")
+        raise TypeError(
+            f"a differentiated function returns a {'complex' if holomorphic else 'real floating'} scalar, got {value.dtype}"
+        )
     return value
 
 
@@ -248,7 +250,9 @@ def _targets(wrt: Any) -> _Targets:
     items = list(wrt)
     if items and all(isinstance(i, tuple) and len(i) == 2 and isinstance(i[1], Parameter) for i in items):
         named = dict(items)
-        return _Targets(lambda: list(named.values()), lambda g: Gradients({n: g[p] for n, p in named.items()}, list(named.values())))
+        return _Targets(
+            lambda: list(named.values()), lambda g: Gradients({n: g[p] for n, p in named.items()}, list(named.values()))
+        )
     _check_parameters(items)
     return _Targets(lambda: items, lambda grads: [grads[p] for p in items])
 
@@ -294,7 +298,9 @@ def value_and_grad(
         for n in positions:
             if not -len(args) <= n < len(args):
                 raise ValueError(f"argnums {n} is out of range: the function was called with {len(args)} positional arguments")
-        modules = {n: _targets(args[n]) for n in positions if hasattr(args[n], "named_parameters") or isinstance(args[n], Parameter)}
+        modules = {
+            n: _targets(args[n]) for n in positions if hasattr(args[n], "named_parameters") or isinstance(args[n], Parameter)
+        }
         arrays = [n for n in positions if n not in modules]
         parameters = [p for t in (*modules.values(), *([targets] if targets else [])) for p in t.parameters()]
         found = differentiate(

@@ -55,7 +55,15 @@ MAX_BINDINGS = 32
 class Compiled:
     """A compiled function; what :func:`jit` returns."""
 
-    def __init__(self, function: Callable[..., Any], static_argnums: Any, static_argnames: Any, keep_grads: bool, donate: bool, compiler_options: Any):
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        static_argnums: Any,
+        static_argnames: Any,
+        keep_grads: bool,
+        donate: bool,
+        compiler_options: Any,
+    ):
         self._function = function
         self._static_argnums, self._static_argnames = static_arguments(function, static_argnums, static_argnames)
         self._keep_grads = keep_grads
@@ -97,7 +105,9 @@ class Compiled:
             if _is_open(missing.frame):
                 raise  # it is an enclosing program that lacks an input
         if self._by_shape:
-            raise errors.CompiledCallError(f"{self._name()} reads or writes other state each time it is traced for the same arguments")
+            raise errors.CompiledCallError(
+                f"{self._name()} reads or writes other state each time it is traced for the same arguments"
+            )
         # Another shape reads or writes other Variables: from now on each shape has its own program.
         self._by_shape = True
         self._bindings.clear()

@@ -52,7 +52,9 @@ class ProgramFrame(frame.Frame):
                 f"(self.{name} = jnp.asarray(...)), which is state and is threaded, or change it outside."
             )
         if new is UNSET:
-            raise errors.CompiledCallError(f"{module._where()}.{name} was deleted inside a compiled function{errors.where()}: delete it outside.")
+            raise errors.CompiledCallError(
+                f"{module._where()}.{name} was deleted inside a compiled function{errors.where()}: delete it outside."
+            )
         first = self.attributes.get((id(module), name))
         self.attributes[id(module), name] = (module, name, old if first is None else first[2], new)
 
@@ -106,7 +108,19 @@ class Program:
 class Binding:
     """A program bound to the objects of one function: the lists a call gathers from and writes to."""
 
-    __slots__ = ("__weakref__", "constants", "donated", "exposures", "gradients", "grads", "kept", "objects", "out", "program", "watch")
+    __slots__ = (
+        "__weakref__",
+        "constants",
+        "donated",
+        "exposures",
+        "gradients",
+        "grads",
+        "kept",
+        "objects",
+        "out",
+        "program",
+        "watch",
+    )
 
     def __init__(self, program: Program, capture: Capture, lifted: Sequence[Variable], watch: Watch):
         layout = program.layout

@@ -152,9 +152,7 @@ def _init(function: Any, rng: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     return evaluate(lambda inner: _call(inner, function, args, kwargs), key, _reached(function))[1:]
 
 
-def _apply(
-    function: Any, params: Any, state: Any, rng: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[Any, State]:
+def _apply(function: Any, params: Any, state: Any, rng: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, State]:
     given = _entries(params, "params") or {}, _entries(state, "state")
     key = _key(rng, "apply", "third", "apply(params, state, rng, *args, **kwargs)")
     root = function if _is_module(function) else None

@@ -332,9 +332,7 @@ def test_what_is_no_state_is_refused_and_changes_nothing(torch, state):
     np.testing.assert_array_equal(generator.get_state(), before)
 
 
-@pytest.mark.parametrize(
-    "duplicate", [copy.copy, copy.deepcopy, lambda g: pickle.loads(pickle.dumps(g)), lambda g: g.clone()]
-)
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda g: pickle.loads(pickle.dumps(g)), lambda g: g.clone()])
 def test_copies_continue_independently_from_the_same_position(duplicate):
     generator = Generator().manual_seed(8)
     generator.normal(3)

@@ -70,9 +70,7 @@ def text(tmp_path_factory):
     """A text of a hundred sentences, where each word tells much of the next."""
     rng = np.random.default_rng(0)
     names = ["ann", "bob", "cat", "dan", "eve"]
-    lines = [
-        f"{rng.choice(names)} gave {rng.choice(names)} the {rng.choice(['red', 'old'])} book ." for _ in range(120)
-    ]
+    lines = [f"{rng.choice(names)} gave {rng.choice(names)} the {rng.choice(['red', 'old'])} book ." for _ in range(120)]
     path = tmp_path_factory.mktemp("text") / "text.txt"
     path.write_text("\n\n".join(lines), encoding="utf-8")
     return str(path)
@@ -171,9 +169,7 @@ def test_bad_texts_are_refused_and_nothing_is_written(capsys, tmp_path, monkeypa
     texts = bad_texts(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     for name, message in texts:
-        assert re.search(
-            f"{re.escape(name)}.*{message}|{message}.*{re.escape(name)}", refused(capsys, module, "--data", name)
-        )
+        assert re.search(f"{re.escape(name)}.*{message}|{message}.*{re.escape(name)}", refused(capsys, module, "--data", name))
     assert sorted(tmp_path.rglob("*")) == before
 
 

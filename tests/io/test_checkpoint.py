@@ -49,9 +49,7 @@ def check(found, saved) -> None:
     """The same types all the way down, arrays of the same dtype, shape and bits, floats of the same bits."""
     if is_array(saved):
         saved = np.asarray(saved)
-        assert isinstance(
-            found, np.ndarray if saved.dtype.name in WIDE and not jax.config.jax_enable_x64 else jax.Array
-        )
+        assert isinstance(found, np.ndarray if saved.dtype.name in WIDE and not jax.config.jax_enable_x64 else jax.Array)
         found = np.asarray(found)
         assert found.dtype == saved.dtype and found.shape == saved.shape and found.tobytes() == saved.tobytes()
         return
@@ -312,9 +310,7 @@ FINITE_KEYS = st.recursive(
     max_leaves=3,
 )
 NUMPY = hnp.arrays(
-    st.sampled_from(
-        ["bool", "int8", "uint16", "int32", "int64", "float16", "float32", "float64", "complex64", "complex128"]
-    ),
+    st.sampled_from(["bool", "int8", "uint16", "int32", "int64", "float16", "float32", "float64", "complex64", "complex128"]),
     hnp.array_shapes(min_dims=0, max_dims=2, min_side=0, max_side=3),
 )
 ARRAYS = NUMPY | NUMPY.map(np.asfortranarray) | NUMPY.filter(lambda x: x.dtype.name not in WIDE).map(jax.device_put)
@@ -379,9 +375,7 @@ NODES = st.recursive(
     | st.sampled_from(["a", "b", "nan", "0x1f", "-0x1", "complex128", "int4", "threefry2x32", "rbg", "?"]),
     lambda children: (
         st.lists(children, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(TAGS), children | st.lists(st.lists(children, max_size=2), max_size=2), max_size=2
-        )
+        | st.dictionaries(st.sampled_from(TAGS), children | st.lists(st.lists(children, max_size=2), max_size=2), max_size=2)
     ),
     max_leaves=8,
 )
@@ -391,9 +385,7 @@ NODES = st.recursive(
 @settings(max_examples=300, deadline=None)
 def test_random_structures(node):
     loads_or_refuses(structure_file(node))
-    loads_or_refuses(
-        structure_file(["a", {"array": "a"}, {"bytes": "b"}, node], {"a": jnp.ones(2), "b": np.zeros(16, np.uint8)})
-    )
+    loads_or_refuses(structure_file(["a", {"array": "a"}, {"bytes": "b"}, node], {"a": jnp.ones(2), "b": np.zeros(16, np.uint8)}))
 
 
 # ------------------------------------------------------------------------------------------------------------ refusals

@@ -118,9 +118,7 @@ def test_library_reads_several_metadata_and_the_other_way(tmp_path):
 
 def test_old_files_in_any_order_and_without_padding():
     """Writers may list keys in another order than the data and leave out the padding: arrays are then unaligned."""
-    data = build(
-        {"late": entry("F32", (1,), (1, 5)), "early": entry("U8", (1,), (0, 1))}, b"\x07" + struct.pack("<f", 2.5)
-    )
+    data = build({"late": entry("F32", (1,), (1, 5)), "early": entry("U8", (1,), (0, 1))}, b"\x07" + struct.pack("<f", 2.5))
     loaded = load(data)
     assert list(loaded) == ["late", "early"]
     assert loaded["early"] == [7] and loaded["late"] == [2.5]
@@ -417,12 +415,7 @@ VALID = save(
     {"format": "pt", "note": 'quote " ä'},
 )
 JSON = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats()
-    | st.text(max_size=5)
-    | st.sampled_from(["U8", "F32", "BOOL"]),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from(["U8", "F32", "BOOL"]),
     lambda children: st.lists(children, max_size=4) | st.dictionaries(st.text(max_size=5), children, max_size=4),
     max_leaves=8,
 )

@@ -527,5 +527,3 @@ def test_abstract_values():
     params, state = jax.eval_shape(net.init, KEY, jax.ShapeDtypeStruct((2, 3), jnp.float32))
     same(jax.tree.map(lambda s: jnp.zeros(s.shape), params), jax.tree.map(jnp.zeros_like, net.init(KEY, X)[0]))
     assert shapes(jax.tree.map(lambda s: jnp.zeros(s.shape), state)) == shapes(net.init(KEY, X)[1])
-
-

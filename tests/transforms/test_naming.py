@@ -419,5 +419,3 @@ def test_several_live_modules_of_a_function():
     frozen = Dense()
     frozen.requires_grad_(False)
     assert names(objnet.transform(lambda x: frozen(x)).init(None, X)) == {("dense", "weight"), ("dense", "bias")}
-
-

@@ -186,7 +186,10 @@ def test_an_inner_transform_does_not_hide_a_foreign_one_from_draws(inner: Any, o
     def noisy(x: Any) -> Any:
         return x.sum() * jax.random.uniform(next_rng_key())
 
-    foreign: Any = {"vmap": jax.vmap(inner(noisy)), "grad": lambda x: jax.grad(lambda x: jax.tree.leaves(inner(noisy)(x))[0].sum())(x[0])}
+    foreign: Any = {
+        "vmap": jax.vmap(inner(noisy)),
+        "grad": lambda x: jax.grad(lambda x: jax.tree.leaves(inner(noisy)(x))[0].sum())(x[0]),
+    }
     manual_seed(0)
     for surrounded in (foreign[outer], jit(foreign[outer]), no_grad(foreign[outer])):
         with pytest.raises(errors.RngInTransformError):

@@ -322,7 +322,9 @@ def test_models_as_arguments():
     np.testing.assert_allclose(f(b, X), eager(b), rtol=1e-6)
     np.testing.assert_allclose(f(a, X), eager(a), rtol=1e-6)
     assert len(traces) == 1
-    np.testing.assert_allclose(objnet.jit(lambda models, x: models[1](models[0](x)))([Linear(3, 3), b], X), b(Linear(3, 3)(X)), rtol=1e-6)
+    np.testing.assert_allclose(
+        objnet.jit(lambda models, x: models[1](models[0](x)))([Linear(3, 3), b], X), b(Linear(3, 3)(X)), rtol=1e-6
+    )
 
 
 def test_method_of_a_plain_object():
@@ -870,7 +872,10 @@ def test_ema_copies_under_donation():
     for _ in range(4):
         snapshot = copy.deepcopy(model)
         step(X)
-        assert all((np.asarray(a.data) != np.asarray(b.data)).any() for a, b in zip(snapshot.parameters(), model.parameters(), strict=True))
+        assert all(
+            (np.asarray(a.data) != np.asarray(b.data)).any()
+            for a, b in zip(snapshot.parameters(), model.parameters(), strict=True)
+        )
         expected = [0.5 * e + 0.5 * np.asarray(p.data) for e, p in zip(expected, model.parameters(), strict=True)]
     for e, p in zip(expected, ema.parameters(), strict=True):
         np.testing.assert_allclose(p.data, e, rtol=1e-5)
@@ -1074,7 +1079,9 @@ def test_a_numpy_array_changed_in_place_is_read_anew(dtype):
     layer, x = nn.Linear(3, 2), jnp.arange(12.0).reshape(4, 3)
     target = np.zeros((4, 2), dtype) if dtype != np.int64 else np.zeros(4, dtype)
     loss = F.cross_entropy if dtype == np.int64 else F.mse_loss
-    read = (lambda: F.cross_entropy(layer(x), target)) if dtype == np.int64 else (lambda: loss(layer(x), target.astype(np.float32)))
+    read = (
+        (lambda: F.cross_entropy(layer(x), target)) if dtype == np.int64 else (lambda: loss(layer(x), target.astype(np.float32)))
+    )
     compiled = objnet.jit(read)
     compiled()
     target[:] = 1

@@ -261,7 +261,9 @@ def test_a_string_for_padding_takes_a_bias_of_another_dtype():
 @pytest.mark.parametrize("pad", [0, 2, -1])
 def test_time_first(pad):
     arrays = normal(6, 2, 3), normal(4, 3, 5, seed=1), normal(5, seed=2)
-    assert_parity(lambda *a: ours.conv_tbc(*a, pad), lambda *a: F.conv_tbc(*a, pad), *arrays, gradients=[0, 1, 2] if pad >= 0 else [])
+    assert_parity(
+        lambda *a: ours.conv_tbc(*a, pad), lambda *a: F.conv_tbc(*a, pad), *arrays, gradients=[0, 1, 2] if pad >= 0 else []
+    )
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,9 @@ def test_arguments_handed_to_the_next_class(world):
 
 
 def test_positional_arguments_follow_torch():
-    for name in set(nn.modules.__all__) - OWN_LAYERS - {*SPELLED_OUT, "Container"}:  # Container: torch's deprecation hides its signature
+    for name in (
+        set(nn.modules.__all__) - OWN_LAYERS - {*SPELLED_OUT, "Container"}
+    ):  # Container: torch's deprecation hides its signature
         assert parameters_of(getattr(nn, name)) == parameters_of(getattr(torch.nn, name)), name
 
 
