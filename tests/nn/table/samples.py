@@ -128,7 +128,7 @@ def few(samples: list[Sample], most: int | None) -> list[Sample]:
 
 
 def of(name: str, most: int | None) -> list[Sample]:
-    """The samples a row is made from: all of ours, and ``most`` of the published ones."""
+    """The samples a row is made from: ``most`` of the published ones, and of ours one more than that (None: all)."""
     torch.manual_seed(0)
     own = [Sample(*case) for case in cases.CASES.get(name, list)()]
-    return own + few(published(name), most)
+    return few(own, None if most is None else most + 1) + few(published(name), most)
