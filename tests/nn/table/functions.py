@@ -33,7 +33,7 @@ from tests.nn.table.worlds import Call, Untranslatable, leaves_of
 _WRITING = ("batch_norm", "instance_norm")
 
 
-def function_row(name: str, samples: list[Sample]) -> dict[str, Result]:
+def function_row(name: str, samples: list[Sample], thorough: bool) -> dict[str, Result]:
     """The columns of a functional."""
     short = name.rpartition(".")[2]
     ours, theirs = getattr(F, short), getattr(torch.nn.functional, short)
@@ -43,12 +43,12 @@ def function_row(name: str, samples: list[Sample]) -> dict[str, Result]:
         ours, theirs, run = _with_statistics(ours), _with_statistics(theirs), with_gradients
     for sample in samples:
         merge(row, function_sample(ours, theirs, Call(sample.args, sample.kwargs), run), sample)
-    if samples:
+    if samples and thorough:
         values = not is_random(theirs, Call(samples[0].args, samples[0].kwargs))
         merge(row, {"dtypes": function_dtypes(ours, theirs, samples[0], values)}, samples[0])
         if values and short not in _WRITING:
             merge(row, {"transforms": attempt(lambda: function_transforms(ours, theirs, samples[0]))}, samples[0])
-        row["refusals"] = row.get("refusals") or function_refusals(name, ours, theirs, samples)
+    row["refusals"] = row.get("refusals") or function_refusals(name, ours, theirs, samples)
     return row
 
 

@@ -36,7 +36,7 @@ from tests.nn.table.samples import Sample, refusals
 from tests.nn.table.worlds import Call, Untranslatable, cast, leaves_of, to_ours
 
 
-def module_row(name: str, samples: list[Sample]) -> dict[str, Result]:
+def module_row(name: str, samples: list[Sample], thorough: bool) -> dict[str, Result]:
     """The columns of a module."""
     short = name.rpartition(".")[2]
     row = {"signature": attempt(lambda: module_parity.check_signature(short))}
@@ -51,7 +51,7 @@ def module_row(name: str, samples: list[Sample]) -> dict[str, Result]:
         merge(row, constructed(pair), sample)
         values = not is_random(pair.theirs, Call(sample.inputs, sample.input_kwargs))
         merge(row, trained(pair, sample, values, steps=2 if number == 0 else 1), sample)
-        if number == 0:
+        if number == 0 and thorough:
             merge(row, {"dtypes": dtypes(short, sample, values)}, sample)
             if values:
                 merge(row, {"transforms": attempt(lambda pair=pair, sample=sample: transforms(pair, sample))}, sample)

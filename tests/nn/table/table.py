@@ -38,8 +38,8 @@ class Row(NamedTuple):
         return "\n".join(f"  {self.name} {column}: {result}{reasons.get(column, '')}" for column, result in found.items())
 
 
-def make(name: str, most: int | None = FEW) -> Row:
-    """The row of ``name``, from ``most`` published samples (None: all) and all of ours."""
+def make(name: str, most: int | None = FEW, thorough: bool = True) -> Row:
+    """The row of ``name``, from ``most`` published samples (None: all); without the columns that compile most, unless thorough."""
     theirs = names.find(name, torch)
     try:
         ours = names.find(name, objnet)
@@ -54,8 +54,8 @@ def make(name: str, most: int | None = FEW) -> Row:
     if not given:
         return Row(name, {"forward": "no sample"})
     if space == "nn" and inspect.isclass(theirs) and issubclass(theirs, torch.nn.Module):
-        return Row(name, module_row(name, given))
-    return Row(name, function_row(name, given))
+        return Row(name, module_row(name, given, thorough))
+    return Row(name, function_row(name, given, thorough))
 
 
 MARKS = {True: "=", False: "x"}
