@@ -58,10 +58,14 @@ def is_causal_mask(mask: jax.Array | None, hint: bool | None, size: int) -> bool
     """Whether ``mask`` hides exactly the later keys: as the ``hint`` says, else by its values where they can be seen."""
     if hint is not None or mask is None or mask.shape != (size, size) or not is_concrete(mask):
         return hint is True
-    return bool((host(mask) == host(causal_mask(size, mask.dtype))).all())
+    return bool((host(mask) == _causal(size, mask.dtype)).all())
 
 
 def causal_mask(size: int, dtype: jnp.dtype) -> jax.Array:
     """(size, size), minus infinity (or True) where the column comes after the row, else zero (or False)."""
-    later = np.triu(np.ones((size, size), bool), 1)  # by numpy: no program for every size
-    return jnp.asarray(later if dtype == jnp.bool_ else np.where(later, -np.inf, 0.0).astype(dtype))
+    return jnp.asarray(_causal(size, dtype))
+
+
+def _causal(size: int, dtype: jnp.dtype) -> np.ndarray:
+    later = np.triu(np.ones((size, size), bool), 1)  # by numpy: no program for every size, and concrete in a trace too
+    return later if dtype == jnp.bool_ else np.where(later, -np.inf, 0.0).astype(dtype)

@@ -218,3 +218,10 @@ def test_a_causal_mask_is_found_by_its_values():
         layer(converted(x), mask)
     layer(converted(x), causal, is_causal=False)
     assert seen == [True, True, False, False, False]
+
+
+def test_a_mask_known_beforehand_in_compiled_code():
+    layer = nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 8, 0.0, batch_first=True), 1)
+    mask, x = nn.Transformer.generate_square_subsequent_mask(3), jnp.ones((2, 3, 4))
+    assert_allclose = np.testing.assert_allclose
+    assert_allclose(jit(lambda x: layer(x, mask))(x), layer(x, mask), rtol=1e-5, atol=1e-6)

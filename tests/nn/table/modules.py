@@ -111,7 +111,7 @@ def trained(pair: Pair, sample: Sample, values: bool, steps: int) -> dict[str, R
     for number in range(steps):
         scale = 1 + number / 2
         theirs.zero_grad()
-        before = copy.deepcopy(theirs)
+        before = quiet(copy.deepcopy, theirs)
         try:
             expected = reference(theirs, call, scale)
         except Exception as error:
@@ -131,7 +131,7 @@ def trained(pair: Pair, sample: Sample, values: bool, steps: int) -> dict[str, R
         @cache
         def wide() -> tuple[list[Any], list[Any]]:
             """Outputs, and all gradients, in float64."""
-            module = copy.deepcopy(before).double()
+            module = quiet(copy.deepcopy, before).double()
             found = reference(module, call.cast("float64"), scale)
             return found.outputs, [*found.gradients, *(p.grad for p in module.parameters() if p.grad is not None)]
 
@@ -199,7 +199,7 @@ def transforms(pair: Pair, sample: Sample) -> None:
     """The pure form under jit, vmap and remat at once: each row gets torch's outputs and parameter gradients."""
     ours, theirs = pair
     call = Call(sample.inputs, sample.input_kwargs)
-    theirs = copy.deepcopy(theirs)
+    theirs = quiet(copy.deepcopy, theirs)
     theirs.zero_grad()
     net = transform_with_state(ours)
     params, state = net.init(None)
