@@ -4,16 +4,14 @@ from __future__ import annotations
 
 # What differs on purpose: name, column, and why.
 _WINDOW = "torch takes a kernel size of -1 and gives minus infinity"
+_WRAPPED = "torch copies from memory it has not written where one side is negative and the other wraps twice"
 DIFFERS: dict[tuple[str, str], str] = {
     (
         "nn.AdaptiveLogSoftmaxWithLoss",
         "gradients",
     ): "a tail that no target uses has zeros here: a compiled program cannot know the targets",
     ("nn.AdaptiveAvgPool2d", "refusals"): "torch takes 5 dimensions where the output size is 1, and no others",
-    (
-        "nn.CircularPad3d",
-        "refusals",
-    ): "torch copies from memory it has not written where one side is negative and the other wraps twice",
+    **{(f"nn.CircularPad{d}d", "refusals"): _WRAPPED for d in (1, 2, 3)},
     ("nn.EmbeddingBag", "refusals"): "torch takes offsets that decrease",
     ("nn.LinearCrossEntropyLoss", "refusals"): "a class out of range is an IndexError everywhere here",
     ("nn.MaxUnpool1d", "refusals"): "torch does not look at indices where the output is empty",
