@@ -176,10 +176,20 @@ class Capture:
             self.visit(function.__defaults__),
             self.visit(function.__kwdefaults__),
             () if library else self._globals(function),
+            () if library else self._attributes(function),
         )
+
+    def _attributes(self, function: types.FunctionType) -> Any:
+        space, found = function.__dict__, []
+        for name, value in space.items():
+            if (id(space), name) not in self._ignored:
+                self.names.append((space, name, value))
+                found.append((name, self.visit(value)))
+        return tuple(found)
 
     def _globals(self, function: types.FunctionType) -> Any:
         names, attributes, stored = names_in(function.__code__)
+        entered: set[int] = set()
         space = function.__globals__
         self.stored += [(space, name, space.get(name, _EMPTY)) for name in stored if name not in names]
         found = []
@@ -188,17 +198,27 @@ class Capture:
             if value is _EMPTY or (id(function.__globals__), name) in self._ignored:
                 continue
             if isinstance(value, types.ModuleType):
-                if not self._library(value.__name__):
-                    members = vars(value)
-                    for inner in attributes:
-                        if inner in members and not isinstance(members[inner], types.ModuleType):
-                            self.names.append((members, inner, members[inner]))
-                            found.append((name, inner, self.visit(members[inner])))
+                found.append((name, self._module(value, attributes, entered)))
                 continue
             if isinstance(value, (type, types.FunctionType, types.BuiltinFunctionType)) and self._library(value.__module__):
                 continue
             self.names.append((function.__globals__, name, value))
             found.append((name, self.visit(value)))
+        return tuple(found)
+
+    def _module(self, module: types.ModuleType, attributes: tuple[str, ...], entered: set[int]) -> Any:
+        """The members of a user's module, and of the modules in it, that code may load."""
+        if self._library(module.__name__) or id(module) in entered:
+            return ()
+        entered.add(id(module))
+        found, members = [], vars(module)
+        for name in attributes:
+            value = members.get(name, _EMPTY)
+            if value is _EMPTY or (id(members), name) in self._ignored:
+                continue
+            self.names.append((members, name, value))
+            inner = isinstance(value, types.ModuleType)
+            found.append((name, self._module(value, attributes, entered) if inner else self.visit(value)))
         return tuple(found)
 
     def _class(self, kind: type) -> Any:
@@ -341,6 +361,8 @@ class Watch:
                 self._names.append(
                     (itemgetter(*names, next(iter(names))), vars(kind), self._ids([*names.values(), next(iter(names.values()))]))
                 )
+        self._spaces = [vars(kind) for kind in capture.classes]
+        self._sizes = [*map(len, self._spaces)]  # an attribute that a class gains may hide another's
         self._cells = list(capture.cells)
         self._cell_ids = self._ids(map(_contents, capture.cells))
         self._containers = [(_items(c), self._ids(_items(c)())) for c in capture.containers]
@@ -370,13 +392,15 @@ class Watch:
     def _end(self, _: Any) -> None:
         self._epoch = None
         self._alive.clear()
-        self._names, self._cells, self._containers, self._arrays = [], [], [], []
+        self._names, self._cells, self._containers, self._arrays, self._spaces = [], [], [], [], []
         if self.on_end is not None:
             self.on_end()
 
     def valid(self) -> bool:
         """Whether nothing has changed."""
         if epoch._epoch != self._epoch:
+            return False
+        if [*map(len, self._spaces)] != self._sizes:
             return False
         try:
             for get, space, ids in self._names:

@@ -223,6 +223,25 @@ class PackedSequence(_Fields):
         return self._apply(pin, pin)
 
 
+def pack(x: jax.Array, lengths: np.ndarray, batch_first: bool, enforce_sorted: bool) -> PackedSequence:
+    """Pack a padded batch whose ``lengths`` are known and in range.
+
+    Raises:
+        RuntimeError: ``enforce_sorted``, and the lengths are not sorted.
+    """
+    if enforce_sorted and (np.diff(lengths) > 0).any():
+        raise RuntimeError(
+            "`lengths` array must be sorted in decreasing order when `enforce_sorted` is True; pass enforce_sorted=False to "
+            f"have the sequences sorted. Got {lengths.tolist()}"
+        )
+    order = np.argsort(-lengths, kind="stable")
+    exists = np.arange(lengths.max())[:, None] < lengths[order]
+    step, which = np.nonzero(exists)
+    outer, inner = (order[which], step) if batch_first else (step, order[which])
+    data = rows(x.reshape(-1, *x.shape[2:]), outer * x.shape[1] + inner, unique_indices=True)
+    return PackedSequence(data, exists.sum(1), None if enforce_sorted else constant(order))
+
+
 class TracedPackedSequence(PackedSequence):
     """A packed sequence of traced lengths: made by ``pack_padded_sequence``, taken wherever a PackedSequence is.
 
@@ -247,9 +266,7 @@ class TracedPackedSequence(PackedSequence):
         """
         if not is_concrete(self._lengths):
             raise traced_lengths(what)
-        from objnet.nn.utils.rnn import pack_padded_sequence
-
-        return pack_padded_sequence(self._values, self._lengths, enforce_sorted=self._came_sorted)
+        return pack(self._values, host(self._lengths), batch_first=False, enforce_sorted=self._came_sorted)
 
     @property
     def data(self) -> Any:  # type: ignore[override]

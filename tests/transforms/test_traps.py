@@ -1047,6 +1047,54 @@ def test_a_class_attribute_changed_later_is_noticed(monkeypatch):
     assert _Scaled.calls == before  # a counter of traces is no fact
 
 
+def test_an_attribute_a_class_gains_is_noticed():
+    class Base(nn.Module):
+        factor = 1.0
+
+    class Scaled(Base):
+        def forward(self, x):
+            return x.sum() * self.factor
+
+    compiled, x = objnet.jit(Scaled()), jnp.ones(3)
+    assert compiled(x) == 3
+    Scaled.factor = 5.0
+    assert compiled(x) == 15
+
+
+def _scaled(x):
+    _scaled.calls += 1
+    return x.sum() * _scaled.factor
+
+
+def test_a_function_attribute_changed_later_is_noticed(monkeypatch):
+    monkeypatch.setattr(_scaled, "factor", 2.0, raising=False)
+    monkeypatch.setattr(_scaled, "calls", 0, raising=False)
+    compiled, x = objnet.jit(lambda x: _scaled(x)), jnp.ones(3)
+    assert compiled(x) == 6
+    _scaled.factor = 5.0
+    assert compiled(x) == 15
+    before = _scaled.calls
+    compiled(x)
+    assert _scaled.calls == before  # a counter of traces is no fact
+
+
+config = types.ModuleType("config")
+config.training = types.ModuleType("config.training")
+
+
+def test_a_setting_in_a_module_in_a_module_is_noticed(monkeypatch):
+    monkeypatch.setattr(config.training, "factor", 2.0, raising=False)
+    compiled, x = objnet.jit(lambda x: x * config.training.factor), jnp.ones(())
+    twin = objnet.jit(lambda x: x * config.training.factor + config.training.shift)
+    assert compiled(x) == 2
+    config.training.factor = 5.0
+    assert compiled(x) == 5
+    monkeypatch.setattr(config.training, "shift", 1.0, raising=False)
+    assert twin(x) == 6
+    config.training.shift = 2.0
+    assert twin(x) == 7
+
+
 def test_a_traced_value_cannot_stay_on_a_class():
     class Kept(nn.Module):
         last = 0.0

@@ -67,6 +67,11 @@ def as_classes(function: str, target: Any) -> jax.Array:
     return target.astype(jnp.int64 if target.dtype.itemsize == 8 else jnp.int32)
 
 
+def comparable(target: jax.Array) -> jax.Array:
+    """``target`` as numbers: booleans count as 0 and 1, as in torch's comparisons."""
+    return target.astype(jnp.int32) if target.dtype == jnp.bool_ else target
+
+
 def exists(target: Any, classes: int) -> Any:
     """Where the class is one of 0 to ``classes`` - 1."""
     return (target >= 0) & (target < classes)

@@ -105,7 +105,7 @@ def poisson_nll_loss(
     refuse_complex("poisson_nll_loss", input, target)
     if target.dtype == jnp.bool_ and (full or input.dtype == jnp.bool_):
         raise RuntimeError("poisson_nll_loss takes no boolean target here: convert it to the input's dtype")
-    result = float_dtype(input, target)
+    result = float_dtype(input.astype(float_dtype(input)), target)  # the exponential of an integer is a float32
     x, t = (a.astype(wide_dtype(result)) for a in broadcast("poisson_nll_loss", input, target))
     losses = jnp.exp(x) - t * x if log_input else x - t * jnp.log(x + float(eps))
     if full:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from objnet.core.arrays import as_array
 from objnet.nn.functional._common import reduced, require_reduction, resolve_reduction
-from objnet.nn.functional._loss import broadcast, clamped, float_dtype, refuse_complex, wide_dtype
+from objnet.nn.functional._loss import broadcast, clamped, comparable, float_dtype, refuse_complex, wide_dtype
 from objnet.nn.functional.distance import pairwise_distance
 
 __all__ = ["cosine_embedding_loss", "triplet_margin_loss", "triplet_margin_with_distance_loss"]
@@ -44,7 +44,7 @@ def cosine_embedding_loss(
         NotImplementedError: complex numbers.
     """
     name, reduction = "cosine_embedding_loss", resolve_reduction(reduction, size_average, reduce)
-    input1, input2, target = as_array(input1), as_array(input2), as_array(target)
+    input1, input2, target = as_array(input1), as_array(input2), comparable(as_array(target))
     if target.ndim > 1:
         raise RuntimeError(f"{name} needs a target of shape (N,) or (), got {target.shape}")
     if input1.ndim != target.ndim + 1 or input2.ndim != target.ndim + 1:

@@ -12,6 +12,7 @@ from objnet.nn.functional._loss import (
     broadcast,
     check_values,
     clamped,
+    comparable,
     exists,
     float_dtype,
     is_class,
@@ -93,7 +94,7 @@ def hinge_embedding_loss(
         NotImplementedError: complex numbers.
     """
     reduction = resolve_reduction(reduction, size_average, reduce)
-    input, target = broadcast("hinge_embedding_loss", input, target)
+    input, target = broadcast("hinge_embedding_loss", input, comparable(as_array(target)))
     _refuse_booleans("hinge_embedding_loss", input)
     refuse_complex("hinge_embedding_loss", input)
     if reduction == "mean" and not is_floating(input):

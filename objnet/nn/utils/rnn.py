@@ -20,7 +20,7 @@ from objnet.nn._packed import (
     constant,
     invert_permutation,
     on_host,
-    rows,
+    pack,
     traced_lengths,
 )
 from objnet.nn.functional._common import host, is_concrete
@@ -78,17 +78,7 @@ def pack_padded_sequence(
         raise RuntimeError(f"Length of all samples has to be greater than 0, got lengths {known.tolist()}")
     if known.max() > length:
         raise RuntimeError(f"lengths go up to {known.max()}, the input has {length} steps: {x.shape}, batch_first={batch_first}")
-    if enforce_sorted and (np.diff(known) > 0).any():
-        raise RuntimeError(
-            "`lengths` array must be sorted in decreasing order when `enforce_sorted` is True; pass enforce_sorted=False to "
-            f"have the sequences sorted. Got {known.tolist()}"
-        )
-    order = np.argsort(-known, kind="stable")
-    exists = np.arange(known.max())[:, None] < known[order]
-    step, which = np.nonzero(exists)
-    outer, inner = (order[which], step) if batch_first else (step, order[which])
-    data = rows(x.reshape(-1, *x.shape[2:]), outer * x.shape[1] + inner, unique_indices=True)
-    return PackedSequence(data, exists.sum(1), None if enforce_sorted else constant(order))
+    return pack(x, known, batch_first, enforce_sorted)
 
 
 def pad_packed_sequence(

@@ -170,7 +170,7 @@ def test_dtypes(name):
         except Exception:
             assert_same_error(lambda: mine(*arrays), lambda: theirs(*map(to_torch, arrays)))
             continue
-        if "complex64" in (first, second):
+        if expected.is_complex():
             with pytest.raises(NotImplementedError):
                 mine(*arrays)
         else:
@@ -252,7 +252,7 @@ def test_classes_that_do_not_exist_in_compiled_code(name, target):
     wrong = target.at[(1,) * target.ndim].set(4)
     loss = lambda x, t: getattr(ours, name)(x, t, reduction="none")
     np.testing.assert_array_equal(np.isnan(jax.jit(loss)(X, wrong)), [False, True, False])
-    gradient = jax.jit(jax.grad(lambda x: loss(x, wrong).sum()))(X)
+    gradient = jax.jit(jax.grad(lambda x, t: loss(x, t).sum()))(X, wrong)
     np.testing.assert_array_equal(np.isnan(gradient).any(1), [False, True, False])
 
 
