@@ -1,6 +1,11 @@
-"""Settings every test runs under: strict dtype promotion and two CPU devices; and compiled programs let go of in time."""
+"""Settings every test runs under: strict dtype promotion and two CPU devices; and compiled programs let go of in time.
 
+``OBJNET_EVERY=3`` runs every third case of each parametrised test, for a second look at a suite that another run sees whole.
+"""
+
+import collections
 import itertools
+import os
 
 import jax
 import pytest
@@ -18,3 +23,16 @@ def _forget_programs():
     yield
     if next(_tests) % _PROGRAMS_KEPT_FOR == 0:
         jax.clear_caches()
+
+
+def pytest_collection_modifyitems(config, items):
+    every = int(os.environ.get("OBJNET_EVERY", "1"))
+    cases = collections.Counter()
+    kept, left = [], []
+    for item in items:
+        name = item.nodeid.partition("[")[0]
+        (left if cases[name] % every else kept).append(item)
+        cases[name] += 1
+    if left:
+        config.hook.pytest_deselected(items=left)
+        items[:] = kept

@@ -105,7 +105,7 @@ CALLS = {
 }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     seed=st.integers(-(2**63), 2**64 - 1),
     calls=st.lists(
@@ -300,7 +300,7 @@ def test_seed_differs_each_time_and_is_the_one_used():
     np.testing.assert_array_equal(generator.uniform(9), Generator().manual_seed(second).uniform(9))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(words=st.integers(0, 1300), odd=st.booleans(), later=st.sampled_from(SIZES))
 def test_states_are_exchanged_with_torch(torch, words, odd, later):
     ours, theirs = pair(torch, 9)

@@ -328,7 +328,7 @@ OBJECTS = st.recursive(
 
 
 @given(OBJECTS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_any_structure(obj):
     check(round_trip(obj), dict(obj) if is_flat(obj) else obj)
 
@@ -353,7 +353,7 @@ def loads_or_refuses(data: bytes) -> None:
 
 
 @given(st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_random_corruption(data):
     file = io.BytesIO()
     save(SEED, file)
@@ -382,7 +382,7 @@ NODES = st.recursive(
 
 
 @given(NODES)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_random_structures(node):
     loads_or_refuses(structure_file(node))
     loads_or_refuses(structure_file(["a", {"array": "a"}, {"bytes": "b"}, node], {"a": jnp.ones(2), "b": np.zeros(16, np.uint8)}))

@@ -93,7 +93,7 @@ def test_torch_reads_and_writes_the_same(name, tmp_path):
     st.dictionaries(KEYS, st.tuples(st.sampled_from([n for n in ALL_DTYPES if n != PACKED]), SHAPES), max_size=5),
     st.none() | st.dictionaries(KEYS, KEYS, max_size=1),  # the library's order of several is random
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_same_bytes_as_the_library_always(specs, metadata):
     library = pytest.importorskip("safetensors.numpy")
     assume(specs or metadata != {})  # there the library 0.8.0 writes "{}," before the metadata, which nothing can read
@@ -422,7 +422,7 @@ JSON = st.recursive(
 
 
 @given(st.data())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_random_corruption(data):
     """Bytes changed, cut out or put in, mostly in the header: an error of ours or well-formed arrays, nothing else."""
     end = 8 + struct.unpack("<Q", VALID[:8])[0]
@@ -460,19 +460,19 @@ def test_random_corruption(data):
     ),
     st.binary(max_size=16),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_random_headers(header, data):
     loads_or_refuses(build(header, data))
 
 
 @given(st.binary(max_size=64))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_random_bytes(data):
     loads_or_refuses(data)
 
 
 @given(st.dictionaries(KEYS, st.tuples(st.sampled_from(ALL_DTYPES), SHAPES), max_size=4), st.dictionaries(KEYS, KEYS))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_round_trip(specs, metadata):
     tensors = {key: sample(name, (*shape, 2) if name == PACKED else shape) for key, (name, shape) in specs.items()}
     data = save(tensors, metadata)

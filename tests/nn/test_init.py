@@ -122,7 +122,7 @@ def test_sparse(torch, shape, sparsity):
     compare(torch, "sparse_", shape, sparsity, std=0.2)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     seed=st.integers(0, 2**40),
     names=st.lists(

@@ -70,7 +70,7 @@ def test_float64_empty_and_scalar(name):
         assert_parity(*both(name, **options), jnp.asarray(0.7))
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(slope=st.sampled_from([0.0, 0.01, 0.5, 2.0, -0.5]), alpha=st.sampled_from([0.0, 0.3, 1.0, 2.0, -1.0]))
 def test_slopes(slope, alpha):
     x = jnp.concatenate([normal(10), jnp.zeros(2)])
@@ -78,7 +78,7 @@ def test_slopes(slope, alpha):
     assert_parity(*both("elu", alpha=alpha), x)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(low=st.sampled_from([-INF, -2.0, 0.0, 0.5]), width=st.sampled_from([0.0, 1.0, INF]), beta=st.sampled_from(
     [0.5, 1, 2.0, -1.0]), threshold=st.sampled_from([-1.0, 1.0, 20]))  # fmt: skip
 def test_limits(low, width, beta, threshold):
@@ -159,7 +159,7 @@ def test_gelu_takes_approximate_by_name_only():
         ours.gelu(normal(3), "tanh")
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     name=st.sampled_from(ALONG),
     shape=st.sampled_from([(5,), (2, 3), (2, 0), (2, 4, 3), (2, 1, 3, 2)]),

@@ -129,7 +129,7 @@ def problems(draw):
     return x, (outputs * groups, channels, *kernel), draw(st.booleans()), options
 
 
-@settings(max_examples=28, deadline=None, derandomize=True)
+@settings(max_examples=14, deadline=None, derandomize=True)
 @given(problems())
 @pytest.mark.filterwarnings("ignore:Using padding='same':UserWarning")
 def test_outcome_for_any_arguments(problem):

@@ -51,7 +51,7 @@ def key_state():
     return rng.get_rng_state()["key"].tolist()
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     name=st.sampled_from(PLAIN),
     p=st.sampled_from([0.5, 0.25, 0.1, 1 / 3, 1e-4, 0.999]),

@@ -26,7 +26,7 @@ def both(n, *arguments, **options):
     return call(ours), call(F)
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=10, deadline=None, derandomize=True)
 @given(st.data())
 def test_windows_are_torchs(data):
     n = data.draw(st.sampled_from([2, 2, 3]))

@@ -21,7 +21,7 @@ def normal(*shape, dtype="float32", seed=0):
     return jnp.asarray(np.random.RandomState(seed).randn(*shape)).astype(dtype)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=13, deadline=None)
 @given(
     lead=st.lists(st.integers(0, 3), max_size=3),
     inputs=st.integers(1, 5),

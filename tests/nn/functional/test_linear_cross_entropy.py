@@ -172,7 +172,7 @@ def test_options_at_odds():
     assert hash(Options()) == hash(Options())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(rows=st.integers(0, 300), features=st.integers(1, 40), classes=st.integers(1, 300), divisor=st.integers(1, 4))
 def test_sizes_of_chunks(rows, features, classes, divisor):
     method = f"aspect_ratio:{divisor}"

@@ -70,7 +70,7 @@ def classes(shape, ignore_index, seed=0):
     return jnp.asarray(np.where(random.rand(*shape) < 0.3, ignore_index, drawn), jnp.int32)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     shapes=SHAPES,
     weighted=st.booleans(),
@@ -93,7 +93,7 @@ def test_cross_entropy_of_classes(shapes, weighted, ignore_index, reduction, lab
     )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=13, deadline=None)
 @given(
     shape=SHAPES.map(lambda pair: pair[0]),
     weighted=st.booleans(),
@@ -111,7 +111,7 @@ def test_cross_entropy_of_probabilities(shape, weighted, reduction, label_smooth
     assert_parity(*both("cross_entropy", **options), *arrays, **loose(narrow))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=13, deadline=None)
 @given(
     shapes=SHAPES,
     weighted=st.booleans(),
@@ -287,7 +287,7 @@ def test_positional_order(name):
 # -- regression --------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=13, deadline=None)
 @given(
     name=st.sampled_from(REGRESSIONS),
     shape=st.sampled_from([(), (4,), (2, 3), (0,)]),
@@ -383,7 +383,7 @@ def test_regression_refuses(name, arguments, options):
 # -- binary ------------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=13, deadline=None)
 @given(
     name=st.sampled_from(BINARY),
     shape=st.sampled_from([(), (4,), (2, 3), (0,)]),

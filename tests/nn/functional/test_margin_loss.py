@@ -48,7 +48,7 @@ def both(name, **options):
     return lambda *a: getattr(ours, name)(*a, **options), lambda *a: getattr(F, name)(*a, **theirs)
 
 
-@settings(max_examples=24, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(data=st.data(), name=st.sampled_from(list(CASES)), reduction=REDUCTIONS, dtype=st.sampled_from(["float32", "bfloat16"]))
 def test_options(data, name, reduction, dtype):
     arrays, choices = CASES[name]

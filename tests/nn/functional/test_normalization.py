@@ -37,7 +37,7 @@ def normal(*shape, dtype="float32", seed=0, scale=1.0, shift=0.0):
 # -- layer_norm --------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     lead=st.sampled_from([(), (3,), (2, 3), (0,)]),
     shape=st.sampled_from([(4,), (2, 3), (1, 5)]),
@@ -216,7 +216,7 @@ def test_group_norm_dtypes_refused():
 # -- batch_norm --------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=13, deadline=None)
 @given(
     shape=st.sampled_from([(4, 3), (2, 3, 4), (1, 2, 2, 3), (2, 2, 1, 2, 2), (0, 3)]),
     training=st.booleans(),
@@ -357,7 +357,7 @@ def test_batch_norm_dtypes_refused(dtype, parameters):
 # -- normalize ---------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     shape=st.sampled_from([(2, 3), (2, 1, 3), (3, 0)]),
     p=st.sampled_from([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, -1.0, INF, -INF]),

@@ -58,7 +58,7 @@ def problems(draw):
     return n, shape, {"kernel_size": kernel, "stride": stride, "padding": padding, "ceil_mode": draw(st.booleans())}
 
 
-@settings(max_examples=24, deadline=None, derandomize=True)
+@settings(max_examples=12, deadline=None, derandomize=True)
 @given(problems(), st.data())
 def test_max_outcome_for_any_arguments(problem, data):
     n, shape, options = problem
@@ -67,7 +67,7 @@ def test_max_outcome_for_any_arguments(problem, data):
     assert_same_outcome(*both(f"max_pool{n}d", return_indices=data.draw(st.booleans()), **options), integers(*shape))
 
 
-@settings(max_examples=24, deadline=None, derandomize=True)
+@settings(max_examples=12, deadline=None, derandomize=True)
 @given(problems(), st.data())
 def test_avg_outcome_for_any_arguments(problem, data):
     n, shape, options = problem
@@ -161,7 +161,7 @@ def test_adaptive_without_windows():
     assert assert_same_outcome(*both("adaptive_avg_pool2d", (0, 2)), normal(2, 3, 4, 5))
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=8, deadline=None, derandomize=True)
 @given(st.integers(1, 30), st.integers(1, 30))
 def test_adaptive_windows(length, count):
     assert_same_outcome(*both("adaptive_avg_pool1d", count), normal(1, 2, length))

@@ -26,7 +26,7 @@ def indices(shape, seed=0, dtype="int32"):
     return jnp.asarray(np.random.RandomState(seed).randint(0, ROWS, shape), dtype)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=13, deadline=None)
 @given(
     shape=SHAPES,
     padding_idx=st.none() | st.integers(-ROWS, ROWS - 1),
@@ -105,7 +105,7 @@ def test_arguments_refused(weight, options):
     assert_same_error(lambda: embedding(i, weight, **options), lambda: F.embedding(to_torch(i), to_torch(weight), **options))
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     shape=SHAPES,
     max_norm=st.sampled_from([0.0, 0.3, 1.0, 100.0]),
@@ -143,7 +143,7 @@ def test_max_norm_with_an_index_that_does_not_exist():
     np.testing.assert_array_equal(written[1:], WEIGHT[1:])
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(shape=SHAPES, num_classes=st.integers(6, 8) | st.just(-1))
 def test_one_hot(shape, num_classes):
     classes = indices(shape)

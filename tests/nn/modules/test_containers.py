@@ -181,7 +181,7 @@ def test_module_list():
         ournn.ModuleList().insert(0, 3)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=13, deadline=None)
 @given(
     st.lists(
         st.one_of(

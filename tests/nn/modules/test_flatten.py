@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 from tests.nn.module_parity import build, check_attributes, check_forward, check_module, check_refused  # noqa: E402
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=13, deadline=None)
 @given(st.lists(st.integers(0, 3), max_size=4), st.integers(-5, 4), st.integers(-5, 4))
 def test_flatten(shape, start, end):
     x = torch.randn(shape)
@@ -25,7 +25,7 @@ def test_flatten(shape, start, end):
         check_forward(pair, x)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     st.lists(st.integers(0, 4), min_size=1, max_size=3),
     st.integers(-4, 3),

@@ -75,7 +75,7 @@ def test_loss(name, options, inputs):
 
 
 @pytest.mark.filterwarnings("ignore:reduction:UserWarning")
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.sampled_from([(n, i) for n, o, i in CASES if "out_features" not in o]), st.sampled_from(["mean", "sum", "none"]))
 def test_reductions(case, reduction):
     name, inputs = case
@@ -88,7 +88,7 @@ def test_reductions(case, reduction):
 LEGACY = [n for n in sorted({n for n, _, _ in CASES}) if "size_average" in inspect.signature(getattr(torch.nn, n)).parameters]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     st.sampled_from(LEGACY),
     st.sampled_from([None, True, False]),

@@ -21,7 +21,7 @@ def test_padding(mode, n):
     check_module(f"{mode}Pad{n}d", padding=(2, 1, 1, 0, 0, 2)[: 2 * n], inputs=(torch.randn(SHAPES[n]),), **value)
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=10, deadline=None, derandomize=True)
 @given(st.data())
 def test_arguments(data):
     mode, n = data.draw(st.sampled_from(MODES)), data.draw(st.sampled_from([1, 2, 2, 3]))

@@ -70,7 +70,7 @@ def sizes(low, high, dims):
     return each | st.tuples(*[each] * dims)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(st.data())
 def test_arguments(data):
     dims = data.draw(st.sampled_from([1, 2, 2, 3]))

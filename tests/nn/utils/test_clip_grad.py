@@ -65,7 +65,7 @@ def test_norm(norm_type, max_norm):
     check(ours, theirs)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     st.lists(st.lists(st.floats(-1e3, 1e3, width=32), min_size=2, max_size=2), min_size=1, max_size=2),
     st.floats(1e-3, 50),  # not 0 nor negative: with gradients of zero torch then gives NaN in float16

@@ -46,7 +46,7 @@ def batches(draw):
     return x, lengths, batch_first, ordered
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(batches(), st.booleans(), st.sampled_from([0.0, -1.5]), st.sampled_from([None, 7]))
 def test_pack_and_pad(batch, batch_first, value, total):
     x, lengths, first, ordered = batch
@@ -127,7 +127,7 @@ def test_gradients_go_through_both_layouts():
     np.testing.assert_array_equal(jax.jit(jax.grad(loss))(x, jnp.asarray(lengths)), wanted)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     st.lists(st.integers(0, 4), min_size=1, max_size=4),
     st.sampled_from([(), (2,)]),
