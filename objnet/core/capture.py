@@ -2,13 +2,12 @@
 
 :class:`Capture` walks from a function and its arguments through closure cells, globals the code names, attributes and
 containers.  It yields three things from one walk: the Variables in a fixed order; a hashable *key* of everything static, in
-which objects are described by structure, so that an equal model built anew finds the same program; and *watches*, the
-identities to compare before the next call, so that the walk itself is rarely repeated.
+which objects are described by structure, so that an equal model built anew finds the same program; and what it met, for
+:mod:`objnet.core.watch` to compare before the next call, so that the walk itself is rarely repeated.
 """
 
 from __future__ import annotations
 
-import dis
 import functools
 import os
 import sys
@@ -17,13 +16,13 @@ import types
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
-from operator import attrgetter, itemgetter
 from typing import Any
 
 import jax
 import numpy as np
 
-from objnet.core import attention, epoch, frame, precision, scope
+from objnet.core import attention, frame, precision, scope
+from objnet.core.names import modules, names_in
 from objnet.core.variable import Parameter, Variable
 
 _SCALARS = frozenset({bool, int, float, complex, str, bytes, type(None), type(Ellipsis), type(NotImplemented), range, slice})
@@ -34,8 +33,7 @@ MAX_NODES = 200_000
 MAX_DEPTH = 100  # of nesting, far beyond any model's
 MAX_ITEMS = 4096  # longer containers are data: known by identity and length
 MAX_BYTES = 1 << 20  # larger numpy arrays are compared by a sample
-_EMPTY = object()
-_CONTENTS = attrgetter("cell_contents")
+EMPTY = object()
 
 
 class Identity:
@@ -69,13 +67,14 @@ class Capture:
     """
 
     def __init__(self, ignored: dict[Any, Any] | None = None) -> None:
-        self._ignored = ignored or {}  # what the function itself changes while it is traced, such as a counter of traces
+        self.ignored = ignored or {}  # what the function itself changes while it is traced, such as a counter of traces
         self.variables: list[Variable] = []
         self.objects: list[Any] = []
         self._seen: dict[int, int] = {}
         self._alive: list[Any] = []  # ids stay meaningful while the walk lasts
         self._package: str | None = None
         self._depth = 0
+        self._absent: list[str] = []  # modules that code imports, not imported yet
         self.names: list[tuple[dict[str, Any], str, Any]] = []
         self.cells: list[types.CellType] = []
         self.stored: list[tuple[dict[str, Any], str, Any]] = []  # globals the code assigns without reading them
@@ -149,7 +148,7 @@ class Capture:
 
     def _container(self, value: Any) -> Any:
         kind = type(value)
-        if id(value) in self._ignored:
+        if id(value) in self.ignored:
             return ("ignored",)
         if len(value) > MAX_ITEMS:
             return ("long", Identity(value), len(value))
@@ -162,63 +161,72 @@ class Capture:
 
     def _function(self, function: types.FunctionType) -> Any:
         library = self._library(function.__module__)
-        closure = []
+        closure: list[Any] = []
+        entered: set[int] = set()
         for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-            if id(cell) in self._ignored:
+            if id(cell) in self.ignored:
                 continue
             if not library and name != "__class__":  # a decorator's cells are set once
                 self.cells.append(cell)
-            closure.append(self.visit(_contents(cell)))
+            value = contents(cell)
+            closure.append(self.visit(value))
+            if not library:
+                closure.append(self._members(value, names_in(function.__code__).attributes, entered))
         return (
             "function",
             Identity(function.__code__),
             tuple(closure),
             self.visit(function.__defaults__),
             self.visit(function.__kwdefaults__),
-            () if library else self._globals(function),
-            () if library else self._attributes(function),
+            () if library else self._globals(function, entered),
         )
 
-    def _attributes(self, function: types.FunctionType) -> Any:
-        space, found = function.__dict__, []
-        for name, value in space.items():
-            if (id(space), name) not in self._ignored:
-                self.names.append((space, name, value))
-                found.append((name, self.visit(value)))
-        return tuple(found)
-
-    def _globals(self, function: types.FunctionType) -> Any:
-        names, attributes, stored = names_in(function.__code__)
-        entered: set[int] = set()
+    def _globals(self, function: types.FunctionType, entered: set[int]) -> Any:
+        names, attributes, stored, imported = names_in(function.__code__)
         space = function.__globals__
-        self.stored += [(space, name, space.get(name, _EMPTY)) for name in stored if name not in names]
+        self.stored += [(space, name, space.get(name, EMPTY)) for name in stored if name not in names]
         found = []
         for name in names:
-            value = function.__globals__.get(name, _EMPTY)
-            if value is _EMPTY or (id(function.__globals__), name) in self._ignored:
+            value = space.get(name, EMPTY)
+            if value is EMPTY or (id(space), name) in self.ignored:
                 continue
             if isinstance(value, types.ModuleType):
-                found.append((name, self._module(value, attributes, entered)))
+                if not self._library(value.__name__):
+                    self.names.append((space, name, value))
+                    found.append((name, self._members(value, attributes, entered)))
                 continue
             if isinstance(value, (type, types.FunctionType, types.BuiltinFunctionType)) and self._library(value.__module__):
                 continue
-            self.names.append((function.__globals__, name, value))
-            found.append((name, self.visit(value)))
+            self.names.append((space, name, value))
+            found.append((name, self.visit(value), self._members(value, attributes, entered)))
+        for level, name in imported:
+            for module in modules("." * level + name, space.get("__package__")):
+                if module in sys.modules:
+                    found.append((module, self._members(sys.modules[module], attributes, entered)))
+                else:
+                    self._absent.append(module)
         return tuple(found)
 
-    def _module(self, module: types.ModuleType, attributes: tuple[str, ...], entered: set[int]) -> Any:
-        """The members of a user's module, and of the modules in it, that code may load."""
-        if self._library(module.__name__) or id(module) in entered:
+    def imports(self) -> bool:
+        """Whether a module that the code imports has been imported since the walk, which could not look into it."""
+        return any(module in sys.modules for module in self._absent)
+
+    def _members(self, owner: Any, attributes: tuple[str, ...], entered: set[int]) -> Any:
+        """What code that loads ``attributes`` may find on a user's module or function, and on those it finds there."""
+        module = isinstance(owner, types.ModuleType)
+        if not module and not isinstance(owner, types.FunctionType):
             return ()
-        entered.add(id(module))
-        found, members = [], vars(module)
+        if self._library(owner.__name__ if module else owner.__module__) or id(owner) in entered:
+            return ()
+        entered.add(id(owner))
+        found, members = [], vars(owner)
         for name in attributes:
-            value = members.get(name, _EMPTY)
-            if value is _EMPTY or (id(members), name) in self._ignored:
+            value = members.get(name, EMPTY)
+            if value is EMPTY or (id(members), name) in self.ignored:
                 continue
             self.names.append((members, name, value))
-            inner = isinstance(value, types.ModuleType)
-            found.append((name, self._module(value, attributes, entered) if inner else self.visit(value)))
+            key = None if isinstance(value, types.ModuleType) else self.visit(value)
+            found.append((name, key, self._members(value, attributes, entered)))
         return tuple(found)
 
     def _class(self, kind: type) -> Any:
@@ -235,7 +243,7 @@ class Capture:
                     if id(function) not in self._seen:
                         facts.append(self.visit(function))
             for name, value in class_attributes(base).items():
-                if (id(base), name) not in self._ignored:
+                if (id(base), name) not in self.ignored:
                     facts.append((name, self.visit(value)))
         return tuple(facts)
 
@@ -250,11 +258,11 @@ class Capture:
             items = tuple((k, self.visit(v)) for k, v in space.items() if len(space) <= MAX_ITEMS)
             return ("object", Identity(kind), self._class(kind), items)
         slots = () if self._library(kind.__module__) else _slots(kind)
-        if slots and id(value) in self._ignored:
+        if slots and id(value) in self.ignored:
             return ("ignored",)
         if slots:
             self.slotted.append((value, slots))
-            return ("slots", Identity(kind), self._class(kind), tuple((k, self.visit(getattr(value, k, _EMPTY))) for k in slots))
+            return ("slots", Identity(kind), self._class(kind), tuple((k, self.visit(getattr(value, k, EMPTY))) for k in slots))
         if isinstance(value, types.MappingProxyType):
             self.containers.append(value)
             return ("proxy", tuple((self.visit(k), self.visit(v)) for k, v in value.items()))
@@ -298,33 +306,11 @@ def class_attributes(kind: type) -> dict[str, Any]:
     return {k: v for k, v in vars(kind).items() if not k.startswith(("__", "_abc_")) and not _functions(v)}
 
 
-@functools.lru_cache(maxsize=4096)
-def names_in(code: types.CodeType) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-    """The globals that a code object and the code nested in it load, the attributes they load, the globals they assign."""
-    names: dict[str, None] = {}
-    stored: dict[str, None] = {}
-    attributes: dict[str, None] = {}
-    for instruction in dis.get_instructions(code):
-        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
-            names[instruction.argval] = None
-        elif instruction.opname in ("LOAD_ATTR", "LOAD_METHOD"):
-            attributes[instruction.argval] = None
-        elif instruction.opname == "STORE_GLOBAL":
-            stored[instruction.argval] = None
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            inner = names_in(constant)
-            names.update(dict.fromkeys(inner[0]))
-            attributes.update(dict.fromkeys(inner[1]))
-            stored.update(dict.fromkeys(inner[2]))
-    return tuple(names), tuple(attributes), tuple(stored)
-
-
-def _contents(cell: types.CellType) -> Any:
+def contents(cell: types.CellType) -> Any:
     try:
         return cell.cell_contents
     except ValueError:
-        return _EMPTY
+        return EMPTY
 
 
 def fingerprint(array: np.ndarray) -> bytes:
@@ -335,91 +321,6 @@ def fingerprint(array: np.ndarray) -> bytes:
     return flat[:: max(1, flat.size // MAX_ITEMS)].tobytes()
 
 
-class Watch:
-    """Tells cheaply whether anything a :class:`Capture` met has changed since.
-
-    It compares identities, grouped so that each group is one pass in C, and forgets everything when an object it would
-    otherwise keep alive is gone: it is not valid from then on.
-    """
-
-    def __init__(self, capture: Capture):
-        self._epoch: int | None = epoch.current()
-        self.on_end: Callable[[], None] | None = None
-        self._alive: list[Any] = []
-        self._refs: list[Any] = []
-        spaces: dict[int, tuple[Any, dict[str, Any]]] = {}
-        for space, name, value in capture.names:
-            spaces.setdefault(id(space), (space, {}))[1][name] = value
-        self._names = [
-            (itemgetter(*names, next(iter(names))), space, self._ids(names.values())) for space, names in spaces.values()
-        ]
-        for _, _, ids in self._names:
-            ids.append(ids[0])  # one name too many makes itemgetter give a tuple even for one
-        for kind in capture.classes:
-            names = {k: v for k, v in class_attributes(kind).items() if (id(kind), k) not in capture._ignored}
-            if names:
-                self._names.append(
-                    (itemgetter(*names, next(iter(names))), vars(kind), self._ids([*names.values(), next(iter(names.values()))]))
-                )
-        self._spaces = [vars(kind) for kind in capture.classes]
-        self._sizes = [*map(len, self._spaces)]  # an attribute that a class gains may hide another's
-        self._cells = list(capture.cells)
-        self._cell_ids = self._ids(map(_contents, capture.cells))
-        self._containers = [(_items(c), self._ids(_items(c)())) for c in capture.containers]
-        self._alive.extend(capture.containers)
-        for thing, slots in capture.slotted:
-            get = functools.partial(_values, weakref.ref(thing) if _weak(thing) else functools.partial(_give, thing), slots)
-            self._containers.append((get, self._ids(get())))
-        self._arrays = [(self.hold(a), fingerprint(a)) for a in capture.arrays if a.flags.writeable]
-        for instance in capture.instances:
-            self.hold(instance)
-
-    def _ids(self, values: Iterable[Any]) -> list[int]:
-        values = list(values)
-        for value in values:
-            self.hold(value)
-        return [*map(id, values)]
-
-    def hold(self, value: Any) -> Any:
-        """Keep an identity meaningful: by a weak reference that reports its end, or else by keeping the value."""
-        try:
-            self._refs.append(weakref.ref(value, self._end))
-            return self._refs[-1]
-        except TypeError:
-            self._alive.append(value)
-            return lambda: value
-
-    def _end(self, _: Any) -> None:
-        self._epoch = None
-        self._alive.clear()
-        self._names, self._cells, self._containers, self._arrays, self._spaces = [], [], [], [], []
-        if self.on_end is not None:
-            self.on_end()
-
-    def valid(self) -> bool:
-        """Whether nothing has changed."""
-        if epoch._epoch != self._epoch:
-            return False
-        if [*map(len, self._spaces)] != self._sizes:
-            return False
-        try:
-            for get, space, ids in self._names:
-                if [*map(id, get(space))] != ids:
-                    return False
-            if self._cells and [*map(id, map(_CONTENTS, self._cells))] != self._cell_ids:
-                return False
-        except (KeyError, ValueError):
-            return False  # a global was deleted, or an enclosing variable
-        for items, ids in self._containers:
-            if [*map(id, items())] != ids:
-                return False
-        for array, content in self._arrays:
-            held = array()
-            if held is None or fingerprint(held) != content:
-                return False
-        return True
-
-
 def _slots(kind: type) -> tuple[str, ...]:
     """The ``__slots__`` of a class and its bases."""
     names: list[str] = []
@@ -427,95 +328,3 @@ def _slots(kind: type) -> tuple[str, ...]:
         own = vars(base).get("__slots__", ())
         names += [own] if isinstance(own, str) else own
     return tuple(n for n in names if n not in ("__dict__", "__weakref__"))
-
-
-def _values(ref: Callable[[], Any], slots: tuple[str, ...]) -> list[Any]:
-    thing = ref()
-    return [getattr(thing, name, _EMPTY) for name in slots]
-
-
-def _weak(thing: Any) -> bool:
-    return getattr(type(thing), "__weakrefoffset__", 0) > 0
-
-
-def _give(thing: Any) -> Any:
-    return thing
-
-
-def _items(container: Any) -> Callable[[], Iterable[Any]]:
-    if isinstance(container, (dict, types.MappingProxyType)):
-        keys, values = container.keys(), container.values()
-        return lambda: (*keys, *values)
-    if isinstance(container, set):
-        return lambda: sorted(container, key=id)
-    return lambda: container
-
-
-class Snapshot:
-    """Shallow copies of what a :class:`Capture` met, to tell what a trace changed, and to undo it."""
-
-    def __init__(self, capture: Capture):
-        self._names = [*capture.names, *capture.stored]
-        self._classes = [(kind, class_attributes(kind)) for kind in capture.classes]
-        self._cells = [(cell, _contents(cell)) for cell in capture.cells]
-        self._slotted = [(thing, slots, _values(lambda thing=thing: thing, slots)) for thing, slots in capture.slotted]
-        objects = {id(o.__dict__): o for o in capture.instances}
-        self._containers = [
-            (c, c.copy(), objects.get(id(c))) for c in capture.containers if not isinstance(c, types.MappingProxyType)
-        ]
-
-    def changes(self) -> list[tuple[Any, Any, Any, Any]]:
-        """What changed since: (key for ``ignored``, owner to keep alive, values now there, the plain object if it is one)."""
-        found: list[tuple[Any, Any, Any, Any]] = []
-        for space, name, value in self._names:
-            if space.get(name, _EMPTY) is not value:
-                found.append(((id(space), name), space, space.get(name), None))
-        for kind, before in self._classes:
-            for name, value in class_attributes(kind).items():
-                if before.get(name, _EMPTY) is not value:
-                    found.append(((id(kind), name), kind, value, None))
-        for thing, slots, values in self._slotted:
-            now = dict(zip(slots, _values(lambda thing=thing: thing, slots), strict=True))
-            changed = {k: v for (k, v), old in zip(now.items(), values, strict=True) if v is not old}
-            if changed:
-                found.append((id(thing), thing, changed, None))
-        for cell, value in self._cells:
-            if _contents(cell) is not value:
-                found.append((id(cell), cell, _contents(cell), None))
-        for container, copy, instance in self._containers:
-            if [*map(id, _items(container)())] != [*map(id, _items(copy)())]:
-                now = dict(container) if isinstance(container, dict) else list(container)
-                if isinstance(container, dict):
-                    now = {k: v for k, v in container.items() if copy.get(k, _EMPTY) is not v}
-                found.append((id(container), container, now, instance))
-        return found
-
-    def restore(self) -> None:
-        """Put everything back."""
-        for space, name, value in self._names:
-            if space.get(name, _EMPTY) is not value and isinstance(space, dict):
-                if value is _EMPTY:
-                    del space[name]
-                else:
-                    space[name] = value
-        for kind, before in self._classes:
-            for name, value in class_attributes(kind).items():
-                if name not in before:
-                    delattr(kind, name)
-                elif before[name] is not value:
-                    setattr(kind, name, before[name])
-        for thing, slots, values in self._slotted:
-            for name, value in zip(slots, values, strict=True):
-                if value is not _EMPTY and getattr(thing, name, _EMPTY) is not value:
-                    object.__setattr__(thing, name, value)
-        for cell, value in self._cells:
-            if value is not _EMPTY and _contents(cell) is not value:
-                cell.cell_contents = value
-        for container, copy, _ in self._containers:
-            if [*map(id, _items(container)())] == [*map(id, _items(copy)())]:
-                continue
-            if isinstance(container, list):
-                container[:] = copy
-            else:
-                container.clear()
-                (container.extend if isinstance(container, deque) else container.update)(copy)

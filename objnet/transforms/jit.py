@@ -21,10 +21,11 @@ from typing import Any
 import jax
 
 from objnet.core import errors, frame, variable
-from objnet.core.capture import Capture, Snapshot, Watch
+from objnet.core.capture import Capture
 from objnet.core.frame import DROPPED, UNSET
 from objnet.core.rng import key_stream
 from objnet.core.variable import Parameter, Variable
+from objnet.core.watch import Snapshot, Watch
 from objnet.transforms.arguments import Static, join, shape_of, split, static_arguments
 from objnet.transforms.autodiff import gradients_in
 from objnet.transforms.program import (
@@ -231,7 +232,7 @@ class Compiled:
                     raise
                 met += [missing.variable, *(() if _under_plain_jit() else _relatives(missing.variable))]
                 continue
-            if found.changed:
+            if found.changed or capture.imports():
                 capture, facts = self._capture(statics)
                 reachable = list(dict.fromkeys([*capture.variables, key_stream]))
             lifted = list(dict.fromkeys([*reachable, *traced]))

@@ -11,10 +11,11 @@ import jax
 import numpy as np
 
 from objnet.core import errors, frame
-from objnet.core.capture import Capture, Watch
+from objnet.core.capture import Capture
 from objnet.core.frame import DROPPED, UNSET
 from objnet.core.rng import key_stream
 from objnet.core.variable import Gradient, Variable
+from objnet.core.watch import Watch
 from objnet.transforms.autodiff import gradients_in
 from objnet.transforms.compiler import default_options
 

@@ -3,6 +3,7 @@
 import copy
 import functools
 import gc
+import sys
 import threading
 import types
 import weakref
@@ -1074,8 +1075,20 @@ def test_a_function_attribute_changed_later_is_noticed(monkeypatch):
     _scaled.factor = 5.0
     assert compiled(x) == 15
     before = _scaled.calls
+    _scaled.losses = [1.0]  # which it does not read
     compiled(x)
     assert _scaled.calls == before  # a counter of traces is no fact
+
+
+def test_an_attribute_of_an_enclosing_function_changed_later_is_noticed():
+    def scale(x):
+        return x.sum() * scale.factor
+
+    scale.factor = 2.0
+    compiled, x = objnet.jit(scale), jnp.ones(3)
+    assert compiled(x) == 6
+    scale.factor = 5.0
+    assert compiled(x) == 15
 
 
 config = types.ModuleType("config")
@@ -1093,6 +1106,50 @@ def test_a_setting_in_a_module_in_a_module_is_noticed(monkeypatch):
     assert twin(x) == 6
     config.training.shift = 2.0
     assert twin(x) == 7
+
+
+def test_another_module_under_the_same_name_is_noticed(monkeypatch):
+    monkeypatch.setattr(config, "factor", 2.0, raising=False)
+    compiled, x = objnet.jit(lambda x: x * config.factor), jnp.ones(())
+    assert compiled(x) == 2
+    other = types.ModuleType("other")
+    other.factor = 3.0
+    monkeypatch.setitem(globals(), "config", other)
+    assert compiled(x) == 3
+
+
+def test_a_setting_in_a_module_that_the_function_imports_is_noticed(monkeypatch, tmp_path):
+    (tmp_path / "imported_settings").mkdir()
+    (tmp_path / "imported_settings" / "__init__.py").write_text("factor = 2.0\n")
+    (tmp_path / "imported_settings" / "inner.py").write_text("shift = 1.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    traces = []
+
+    def by_name(x):
+        import imported_settings.inner
+
+        traces.append(1)
+        return x * imported_settings.factor + imported_settings.inner.shift
+
+    def by_member(x):
+        from imported_settings import factor
+        from imported_settings.inner import shift as moved
+
+        return x * factor + moved
+
+    for function in (by_name, by_member):  # the first imports it while it is traced
+        compiled, x = objnet.jit(function), jnp.ones(())
+        for _ in range(3):
+            assert compiled(x) == 3
+        settings, inner = sys.modules["imported_settings"], sys.modules["imported_settings.inner"]
+        with monkeypatch.context() as patch:
+            patch.setattr(settings, "factor", 5.0)
+            assert compiled(x) == 6
+            patch.setattr(inner, "shift", 2.0)
+            assert compiled(x) == 7
+        assert compiled(x) == 3
+    assert len(traces) == 3
+    del sys.modules["imported_settings"], sys.modules["imported_settings.inner"]
 
 
 def test_a_traced_value_cannot_stay_on_a_class():
