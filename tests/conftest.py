@@ -1,11 +1,15 @@
 """Settings every test runs under: strict dtype promotion and two CPU devices; and compiled programs let go of in time.
 
+Programs are compiled once a run: jax keeps them in a folder that the workers share, which is gone in the end.
+
 ``OBJNET_EVERY=3`` runs every third case of each parametrised test, for a second look at a suite that another run sees whole.
 """
 
 import collections
 import itertools
 import os
+import shutil
+import tempfile
 
 import hypothesis
 import jax
@@ -13,6 +17,14 @@ import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_num_cpu_devices", 2)
+
+_CACHE = "JAX_COMPILATION_CACHE_DIR"  # of the environment, for the workers and for scripts that tests start
+_ours = None if _CACHE in os.environ else tempfile.mkdtemp(prefix="objnet-programs-")
+if _ours is not None:
+    os.environ[_CACHE] = _ours
+jax.config.update("jax_compilation_cache_dir", os.environ[_CACHE])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 # the same examples each time: a failure is the change's, and can be run again
 hypothesis.settings.register_profile("suite", derandomize=True, deadline=None)
@@ -28,6 +40,11 @@ def _forget_programs():
     yield
     if next(_tests) % _PROGRAMS_KEPT_FOR == 0:
         jax.clear_caches()
+
+
+def pytest_sessionfinish():
+    if _ours is not None:
+        shutil.rmtree(_ours, ignore_errors=True)
 
 
 def pytest_collection_modifyitems(config, items):

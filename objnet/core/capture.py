@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from objnet.core import attention, frame, precision, scope
+from objnet.core import attention, frame, precision, scope, settings
 from objnet.core.names import modules, names_in
 from objnet.core.variable import Parameter, Variable
 
@@ -93,8 +93,13 @@ class Capture:
             inner.bind()  # whether an attribute is None is a fact
         if self._package == "objnet":
             self._package = None
-        settings = (precision.get_float32_matmul_precision(), attention.enabled())
-        return (settings, self.visit(function), tuple(self.visit(s) for s in statics))
+        baked_in = (
+            precision.get_float32_matmul_precision(),
+            attention.enabled(),
+            tuple((s.kind, self.visit(s.value)) for s in settings.current()),
+            None if inner is None else inner.phase(),
+        )
+        return (baked_in, self.visit(function), tuple(self.visit(s) for s in statics))
 
     def visit(self, value: Any) -> Any:
         """The key of one value."""
@@ -160,7 +165,7 @@ class Capture:
         return (kind, tuple(self.visit(v) for v in items))
 
     def _function(self, function: types.FunctionType) -> Any:
-        library = self._library(function.__module__)
+        library = function.__module__ is not None and self._library(function.__module__)  # None: exec without a __name__
         closure: list[Any] = []
         entered: set[int] = set()
         for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):

@@ -96,12 +96,44 @@ class MissingRngError(UnsetVariableError, ValueError):
     """A random key is needed and the pure function was given ``rng=None``."""
 
 
+class OutsideTransformError(ObjnetError, RuntimeError):
+    """Something that belongs inside a pure function (``objnet.transform``) was used outside of one."""
+
+
+class CreationError(ObjnetError, ValueError):
+    """A custom creator asked a module's own initialiser for a shape it was not written for."""
+
+
+class PolicyError(ObjnetError, RuntimeError):
+    """A precision policy was set where it could not hold, or would not be taken back."""
+
+
+class LiftError(ObjnetError, ValueError):
+    """A lifted function reused names or modules of the function around it, or its state was updated not exactly once."""
+
+
 class TracedLengthsError(ObjnetError, RuntimeError):
     """The layout of a packed sequence was asked for where its lengths are traced, so that its size is not known."""
 
 
+class StateStructureError(TransformError):
+    """A loop or branch created a Variable, or gave one another structure, shape or dtype, which no program can carry."""
+
+
+class SharedStateError(TransformError):
+    """What all rows of a vmap, or all devices, share was given a different value in each."""
+
+
 class CompiledCallError(ObjnetError, RuntimeError):
     """A compiled function did something that cannot be repeated by its compiled program."""
+
+
+class ExportError(ObjnetError, ValueError):
+    """A function cannot be exported as asked: it writes state or draws keys, and its weights are to be inside."""
+
+
+class NonFiniteError(ObjnetError, FloatingPointError):
+    """A NaN (or an infinity) appeared while ``objnet.debug.nans`` was watching."""
 
 
 def leftover_backward() -> BackwardError:
@@ -118,7 +150,12 @@ def where() -> str:
     frame = sys._getframe(1)
     while frame is not None:
         name = frame.f_code.co_filename
-        if not (name.startswith((_PACKAGE, "<frozen")) or f"{os.sep}site-packages{os.sep}" in name or "/lib/python3" in name):
+        if not is_library(name):
             return f" (at {name}:{frame.f_lineno})"
         frame = frame.f_back  # type: ignore[assignment]
     return ""
+
+
+def is_library(file: str) -> bool:
+    """Whether a source file belongs to objnet, to an installed package or to Python itself."""
+    return file.startswith((_PACKAGE, "<frozen")) or f"{os.sep}site-packages{os.sep}" in file or "/lib/python3" in file

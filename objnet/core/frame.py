@@ -86,6 +86,8 @@ class Frame:
         no_grad: whether reads give values cut off from differentiation.
     """
 
+    repeats = False  # whether one trace here stands for many runs, each with random numbers of its own
+
     def __init__(self, *, closed: bool = False, no_grad: bool = False):
         self.closed = closed
         self.no_grad = no_grad
@@ -96,8 +98,10 @@ class Frame:
         self.first: dict[Variable, Any] = {}  # inside a pure function: what was created here, before it was written again
         self.consumed: dict[Variable, None] = {}  # gradients an optimizer has used up
         self.undo: list[Callable[[], None]] = []
+        self.reserved: list[Any] = []  # random keys split off in advance, for draws right here
         self.parent: Frame | None = None
         self.outside = trace_state()
+        self.made_in_program = self.outside != CLEAN and staged()
         self.state: Any = None
         self.in_program = False  # whether it was opened inside a staged transform
         self.tokened = False
@@ -112,10 +116,11 @@ class Frame:
     def open(self, token: bool = False) -> Iterator[Frame]:
         """Make this the innermost frame; call it inside the transform, so that the trace state noted is the transform's."""
         self.parent = _frame.get()
+        self.reserved = []
         self.state = trace_state()
-        self.in_program = self.state != CLEAN and staged()
+        self.in_program = self.made_in_program if self.state == self.outside else staged()
         # A root frame inside somebody's jax.jit must not bake in what it reads from outside.
-        self.foreign = self.parent is None and self.in_program
+        self.foreign = self.parent is None and self.made_in_program
         if token or self.in_program:
             self._enter_token()
         reset = _frame.set(self)
@@ -127,7 +132,7 @@ class Frame:
                 "attribute backward", "attribute 'backward'"
             ):
                 raise errors.leftover_backward() from error  # a tracer's own words say nothing of what to write
-            if _is_leak(error):
+            if is_leak(error):
                 raise leaked_error() from error
             raise
         finally:
@@ -168,6 +173,7 @@ class Frame:
         """Drop every value, so that no tracer outlives its trace."""
         self.values.clear()
         self.first.clear()
+        self.reserved = []
         self._nested.clear()
 
     def outcome(self) -> dict[Variable, tuple[Any, Any]]:
@@ -218,6 +224,13 @@ class Frame:
     def fill(self, module: Any, name: str) -> bool:
         """Give an attribute that ``module`` lacks the value a pure apply was given for it; False if there is none."""
         return self.parent is not None and not self.closed and self.parent.fill(module, name)
+
+    def phase(self) -> str | None:
+        """``"init"`` or ``"apply"`` inside a pure function, and None elsewhere."""
+        return None if self.parent is None else self.parent.phase()
+
+    def note_draw(self) -> None:
+        """A random key is about to be drawn."""
 
     # -- reads and writes ----------------------------------------------------------------------------------------------
 
@@ -369,6 +382,7 @@ def check_draw(stream: Variable) -> None:
     """
     state, frame = trace_state(), _frame.get()
     while frame is not None and state == frame.state:
+        frame.note_draw()
         if frame.closed or stream in frame.values:
             return
         state, frame = frame.outside, frame.parent
@@ -396,7 +410,8 @@ def write_error(variable: Variable) -> errors.WriteInTransformError:
     )
 
 
-def _is_leak(error: BaseException) -> bool:
+def is_leak(error: BaseException) -> bool:
+    """Whether jax says that a tracer has outlived its trace."""
     constant = isinstance(error, TypeError) and "No constant handler" in str(error) and "Tracer" in str(error)
     return constant or isinstance(error, jax.errors.UnexpectedTracerError)
 

@@ -122,6 +122,10 @@ def bernoulli(input: Any, *, generator: Generator | None = None) -> jax.Array:
 
 def fill(target: Any, kind: str, arguments: tuple[Any, ...], generator: Generator | None) -> Any:
     """Draw over the whole of ``target`` in place: the body of ``uniform_``, ``normal_`` and ``bernoulli_``."""
+    from objnet.core.abstract import skips
+
+    if skips(target):
+        return target
     with rng.initialising(target):
         shape, dtype = target.shape, target.dtype
         if kind == "uniform":

@@ -122,6 +122,14 @@ def next_rng_keys(num: int) -> jax.Array:
     if binding():  # for first values that are about to be replaced: nothing is drawn, as Haiku runs no initialiser in apply
         held = key_stream._peek()
         return split(_key(0) if held is UNSET else held, num)
+    inner = frame.current()
+    reserved = [] if inner is None else inner.reserved
+    first = [reserved.pop(0) for _ in range(min(num, len(reserved)))]
+    rest = [] if first and len(first) == num else _split_off(num - len(first))
+    return jnp.stack([*first, *rest]) if first else rest
+
+
+def _split_off(num: int) -> jax.Array:
     key = frame.get(key_stream)
     if key is None:  # in a program whose caller has none
         raise key_stream.unset()
@@ -130,11 +138,88 @@ def next_rng_keys(num: int) -> jax.Array:
     return keys[1:]
 
 
+def reserve_rng_keys(num: int) -> None:
+    """Split off ``num`` keys at once, which the next draws of this function get (Haiku's ``reserve_rng_keys``).
+
+    They serve the pure or transformed function that runs here; inside transforms within it, and outside of any, where it
+    would not pay, keys are split off as they are drawn.
+
+    Raises:
+        MissingRngError, RngInTransformError: as :func:`next_rng_key`.
+    """
+    frame.check_draw(key_stream)
+    inner = frame.current()
+    if num > 0 and inner is not None and not binding():
+        inner.reserved.extend(_split_off(num))
+
+
+def maybe_next_rng_key() -> jax.Array | None:
+    """:func:`next_rng_key`, or None inside a pure function that was given ``rng=None`` (Haiku's)."""
+    return next_rng_key() if _has_rng() else None
+
+
+def _has_rng() -> bool:
+    held = key_stream._peek()
+    return frame.current() is None or not (held is UNSET or held is None)
+
+
+def maybe_get_rng_sequence_state() -> tuple[jax.Array, tuple[jax.Array, ...]] | None:
+    """The key further ones are split from and the keys reserved, or None where there is no ``rng`` (Haiku's)."""
+    if not _has_rng():
+        return None
+    inner = frame.current()
+    return frame.get(key_stream), () if inner is None else tuple(inner.reserved)
+
+
+def replace_rng_sequence_state(state: tuple[Any, Any]) -> None:
+    """Continue from what :func:`maybe_get_rng_sequence_state` gave (Haiku's).
+
+    Raises:
+        MissingRngError: where there is no ``rng``. ValueError: ``state`` is not of that form; keys reserved where none are kept.
+    """
+    if not _has_rng():
+        raise key_stream.unset()
+    frame.check_draw(key_stream)
+    key, reserved = state
+    key, reserved = as_key(key), [*map(as_key, reserved)]
+    inner = frame.current()
+    if inner is None and reserved:
+        raise ValueError("keys are reserved only inside a pure or transformed function: expected a state (key, ())")
+    frame.set(key_stream, key)
+    if inner is not None:
+        inner.reserved = reserved
+
+
+@contextmanager
+def with_rng(key: Any) -> Iterator[None]:
+    """Draw from ``key`` inside the block; the stream outside is left as it is (Haiku's ``with_rng``, ``torch.random.fork_rng``).
+
+    Initial weights too come from the key, outside of transforms as well. An exception takes back what modules were written
+    inside the block.
+
+    Args:
+        key: a key or an int seed.
+
+    Raises:
+        ValueError: ``key`` is neither.
+    """
+    key = as_key(key)
+    inner = frame.Frame()
+    with inner.open():
+        inner.values[key_stream] = key
+        yield
+    outcome = inner.outcome()
+    outcome.pop(key_stream, None)
+    inner.written.pop(key_stream, None)
+    inner.commit(outcome)
+    inner.close()
+
+
 def host_stream() -> bool:
     """Whether draws here come from the host generator: outside every trace and every pure function."""
     inner = frame.current()
     while inner is not None:
-        if inner.closed or key_stream in inner.values:
+        if inner.closed or inner.repeats or key_stream in inner.values:
             return False
         inner = inner.parent
     frame.check_draw(key_stream)

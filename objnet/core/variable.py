@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -22,6 +23,8 @@ from objnet.core.tensor import TensorMethods, View
 
 # Moves whenever a value becomes known outside its Variable; a compiled call copies such values before it donates them.
 exposures = 0
+# What may leave a new Variable without its value (core/abstract.py).
+maker: ContextVar[Callable[[Variable, Any], bool] | None] = ContextVar("objnet_maker", default=None)
 
 
 def settle(value: Any) -> Any:
@@ -53,12 +56,13 @@ class Variable:
     _exposed: bool
     _home: tuple[weakref.ref[Any], str] | None
     __slots__ = ("__weakref__", "_exposed", "_home", "_value")
+    expected: jax.ShapeDtypeStruct | None = None  # what the value will be like, where that is known before the value is
 
     def __init__(self, value: Any):
         self._value = UNSET
         self._exposed = False
         self._home = None
-        if value is not UNSET:
+        if value is not UNSET and not ((make := maker.get()) and make(self, value)):
             frame.create(self, settle(value))
 
     # -- for frames and programs ---------------------------------------------------------------------------------------
@@ -179,8 +183,8 @@ class Buffer(TensorMethods, Variable):
     __slots__ = ("__dict__", "persistent")
 
     def __init__(self, data: Any, *, persistent: bool = True):
-        super().__init__(data)
         self.persistent = persistent
+        super().__init__(data)
 
     def _like(self, value: Any) -> Buffer:
         return Buffer(value, persistent=self.persistent)
@@ -220,6 +224,12 @@ class Parameter(TensorMethods, Variable):
         self._requires_grad = False
         if requires_grad:
             self.requires_grad = True
+
+    def prepare(self) -> None:
+        """Be a trainable parameter that has no value of its own."""
+        Variable.__init__(self, UNSET)
+        self._grad = Gradient(self)
+        self._requires_grad = True
 
     @property
     def requires_grad(self) -> bool:

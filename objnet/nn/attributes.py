@@ -9,9 +9,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from objnet.core import epoch, errors, frame, scope
+from objnet.core import epoch, errors, frame, scope, settings
 from objnet.core.hooks import HookDict
 from objnet.core.variable import Buffer, Parameter, Variable, path_of, settle
+from objnet.nn import interception
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _NUMBERS = (int, float, complex)
@@ -56,17 +57,21 @@ class Attributes:
         if "_parameters" in attributes:
             if name in attributes["_parameters"]:
                 parameter = attributes["_parameters"][name]
-                return parameter._read() if parameter is not None and scope.in_forward() else parameter
+                return self._get(name, parameter) if parameter is not None and scope.in_forward() else parameter
             if name in attributes["_buffers"]:
                 if attributes["_buffers"][name] is None:
                     self._fill(name)
                 buffer = attributes["_buffers"][name]
-                return None if buffer is None else buffer._read()
+                return None if buffer is None else self._get(name, buffer)
             if name in attributes["_modules"]:
                 return attributes["_modules"][name]
             if name in attributes["_arrays"] or self._fill(name):
-                return attributes["_arrays"][name]._read()
+                return self._get(name, attributes["_arrays"][name])
         raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
+
+    def _get(self, name: str, variable: Variable) -> Any:
+        value = variable._read()
+        return interception.read(self, name, variable, value) if settings.current() and scope.in_forward() else value
 
     def _fill(self, name: str) -> bool:
         """Ask for the value of state that a pure apply was given and that the module does not have by itself."""
@@ -140,6 +145,11 @@ class Attributes:
                 return
         raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
 
+    def _put(self, name: str, variable: Variable, value: Any) -> None:
+        if settings.current() and scope.in_forward():
+            value = interception.write(self, name, variable, value)
+        variable._set(value)
+
     def _assign_buffer(self, name: str, value: Any) -> None:
         if value is not None and not isinstance(value, (jax.Array, np.ndarray, np.generic)) and not is_state(value):
             raise TypeError(
@@ -151,7 +161,7 @@ class Attributes:
         elif buffer is None:
             self._link("_buffers", name, Buffer(value, persistent=name not in self._non_persistent_buffers_set))
         else:
-            buffer._set(value)
+            self._put(name, buffer, value)
 
     def _assign_array(self, name: str, value: Any) -> None:
         self._must_be_initialised("array")
@@ -171,7 +181,7 @@ class Attributes:
             return
         if variable._peek() is None:
             epoch.advance()
-        variable._set(value)
+        self._put(name, variable, value)
 
     def _assign_plain(self, name: str, value: Any) -> None:
         array = self.__dict__.get("_arrays", {}).get(name)
@@ -263,7 +273,10 @@ class Attributes:
             raise TypeError(
                 f"cannot assign '{_typename(param)}' object to parameter '{name}' (torch.nn.Parameter or None required)"
             )
-        self._link("_parameters", name, None if param is None else self._registered("_parameters", name, param))
+        param = None if param is None else self._registered("_parameters", name, param)
+        self._link("_parameters", name, param)
+        if settings.current():
+            interception.note_created(self, "_parameters", name, param)
 
     def register_buffer(self, name: str, tensor: Any, persistent: bool = True) -> None:
         """Add a buffer: a jax or numpy array of any shape, a :class:`Buffer`, or None to reserve the name.
@@ -282,6 +295,8 @@ class Attributes:
         if tensor is not None and not isinstance(tensor, Buffer):
             tensor = Buffer(tensor, persistent=persistent)
         self._link("_buffers", name, tensor)
+        if settings.current():
+            interception.note_created(self, "_buffers", name, tensor)
         if persistent:
             self._non_persistent_buffers_set.discard(name)
         else:

@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 
+from objnet.core.abstract import skips
 from objnet.core.generator import Generator
 from objnet.core.rng import initialising
 from objnet.core.tensor import TensorMethods
@@ -242,6 +243,8 @@ def _calculate_correct_fan(tensor: Any, mode: str) -> int:
 def _fill(tensor: Any, initializer: initializers.Initializer, generator: Generator | None = None) -> Any:
     """Replace the whole of ``tensor`` by what ``initializer`` draws."""
     _require_target(tensor)
+    if skips(tensor):
+        return tensor
     with initialising(tensor):
         tensor._set(initializer(generator, tensor.shape, tensor.dtype))
     return tensor

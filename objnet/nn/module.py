@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 
-from objnet.core import errors, frame, scope
+from objnet.core import errors, frame, scope, settings
 from objnet.core.variable import Parameter
+from objnet.nn import html, interception, mixed_precision
 from objnet.nn.attributes import Attributes
 from objnet.nn.hooks import GLOBAL_RUNNING, HOOKS, Hooks, install_backward_error, new_hooks
+from objnet.nn.running import note_path, operation_scope
 from objnet.nn.serialization import Serialization
 from objnet.nn.torch_only import TorchOnlyMethods
 from objnet.nn.traversal import Traversal
@@ -30,13 +31,34 @@ def _scoped(method: Callable[..., Any], kind: str) -> Callable[..., Any]:
         if here is not None and here.kind is kind and here.module is self:
             return method(self, *args, **kwargs)
         reset = scope.enter(kind, self)
+        outermost = kind is scope.BUILD and not scope.constructing(besides=self)
         try:
-            return method(self, *args, **kwargs)
+            result = method(self, *args, **kwargs)
+            if outermost and settings.current():
+                mixed_precision.built(self)
+                interception.run_creators()
+        except BaseException:
+            if outermost:
+                interception.forget_created()
+            raise
         finally:
             scope.reset(reset)
+        return result
 
     run._objnet_scoped = True  # type: ignore[attr-defined]
     return run
+
+
+def _settle_dataclass(cls: Any) -> None:
+    """Give a dataclass the scope of a constructor, and let its instances be told apart by identity, as modules are."""
+    cls._objnet_dataclass = True
+    if "__init__" in cls.__dict__ and not getattr(cls.__init__, "_objnet_scoped", False):
+        cls.__init__ = _scoped(cls.__init__, scope.BUILD)
+    for name in cls.__dataclass_fields__:
+        if name in cls.__dict__:
+            delattr(cls, name)  # a default, which would hide a module or parameter; the constructor has it anyway
+    if cls.__dataclass_params__.eq and "__eq__" in cls.__dict__:
+        cls.__eq__, cls.__hash__ = object.__eq__, object.__hash__
 
 
 def _refuse_flattening(module: Any) -> Any:
@@ -61,6 +83,7 @@ class Module(Attributes, Traversal, Serialization, Hooks, TorchOnlyMethods):
     """
 
     training: bool
+    _precision_policy: Any = None
     call_super_init: bool = False  # whether __init__ hands its arguments to the next class, for mixins (torch's)
     dump_patches: bool = False  # torch's, which reads it no more
     T_destination = TypeVar("T_destination", bound=dict[str, Any])
@@ -73,7 +96,17 @@ class Module(Attributes, Traversal, Serialization, Hooks, TorchOnlyMethods):
             if callable(method) and not getattr(method, "_objnet_scoped", False):
                 setattr(cls, name, _scoped(method, kind))
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        self = super().__new__(cls)
+        if "__dataclass_params__" in cls.__dict__ and "_objnet_dataclass" not in cls.__dict__:
+            _settle_dataclass(cls)
+        if hasattr(cls, "__dataclass_params__"):
+            Module.__init__(self)
+        return self
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if "_modules" in self.__dict__ and hasattr(type(self), "__dataclass_params__"):
+            return  # a dataclass sets its fields first
         if (args or kwargs) and not self.call_super_init:
             given = f"{len(args)} positional arguments" if args else f"keyword argument '{next(iter(kwargs))}'"
             raise TypeError(f"{type(self).__name__}.__init__() got unexpected {given}: nn.Module takes none")
@@ -105,20 +138,23 @@ class Module(Attributes, Traversal, Serialization, Hooks, TorchOnlyMethods):
             raise AttributeError(f"{type(self).__name__} was called before super().__init__() ran: make it __init__'s first line")
         reset = scope.enter(scope.FORWARD, self)
         try:
-            if (
-                self._forward_hooks
-                or self._forward_pre_hooks
-                or self._backward_hooks
-                or self._backward_pre_hooks
-                or GLOBAL_RUNNING
-            ):
-                return self._call_with_hooks(args, kwargs)
-            return self.forward(*args, **kwargs)
+            if frame.current() is not None:
+                with jax.named_scope(operation_scope(self)):
+                    return self._call_impl(args, kwargs)
+            return self._call_impl(args, kwargs)
         except Exception as error:
-            _note_path(error, self)
+            note_path(error)
             raise
         finally:
             scope.reset(reset)
+
+    def _call_impl(self, args: tuple[Any, ...], kwargs: dict[str, Any], plain: bool = False) -> Any:
+        """``forward`` with what hooks do around it, and (unless ``plain``) interceptors and precision policies around that."""
+        if not plain and (settings.current() or self._precision_policy is not None):
+            return mixed_precision.call(self, lambda *a, **k: self._call_impl(a, k, True), args, kwargs)
+        if self._forward_hooks or self._forward_pre_hooks or self._backward_hooks or self._backward_pre_hooks or GLOBAL_RUNNING:
+            return self._call_with_hooks(args, kwargs)
+        return self.forward(*args, **kwargs)
 
     # -- modes and gradients -------------------------------------------------------------------------------------------
 
@@ -249,6 +285,9 @@ class Module(Attributes, Traversal, Serialization, Hooks, TorchOnlyMethods):
             return f"{self._get_name()}({extra})" if len(lines) <= 1 else _block(self._get_name(), lines)
         return _block(self._get_name(), lines + children)
 
+    def _repr_html_(self) -> str:
+        return html.tree(self)
+
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
         for kind in list(state):
@@ -286,41 +325,6 @@ def _block(name: str, lines: list[str]) -> str:
 
 def _indent(text: str) -> str:
     return text.replace("\n", "\n  ")
-
-
-def _note_path(error: Exception, module: Module) -> None:
-    """Add to an exception from a forward the path of the innermost module it left, once."""
-    if getattr(error, "_objnet_noted", False):
-        return
-    try:
-        error._objnet_noted = True  # type: ignore[attr-defined]
-    except AttributeError:
-        return
-    stack = []
-    here = scope.current()
-    while here is not None:
-        if here.kind is scope.FORWARD and (not stack or stack[-1] is not here.module):
-            stack.append(here.module)
-        here = here.outer
-    stack.reverse()
-    path = _path(stack)
-    head = repr(module).split("\n")[0]
-    summary = head if head.endswith(")") else f"{type(module).__name__}(...)"
-    error.add_note(f"in {path} ({summary})" if path else f"in {summary}")
-
-
-def _path(stack: list[Module]) -> str:
-    """Dotted path from the outermost running module to the innermost, as far as one holds the next."""
-    parts: list[str] = []
-    for outer, inner in itertools.pairwise(stack):
-        for name, module in outer.named_modules():
-            if module is inner:
-                if name:
-                    parts.append(name)
-                break
-        else:
-            parts = []  # called without being held: the path starts anew
-    return ".".join(parts)
 
 
 def _check_dtype(dtype: Any) -> Any:

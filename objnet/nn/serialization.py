@@ -55,10 +55,10 @@ class Serialization:
         """Put this module's own entries, not its children's, into ``destination``."""
         for name, parameter in self._parameters.items():
             if parameter is not None:
-                destination[prefix + name] = parameter if keep_vars else parameter._read()
+                destination[prefix + name] = parameter if keep_vars else _value(parameter)
         for name, buffer in self._buffers.items():
             if buffer is not None and name not in self._non_persistent_buffers_set:  # type: ignore[attr-defined]
-                destination[prefix + name] = buffer if keep_vars else buffer._read()
+                destination[prefix + name] = buffer if keep_vars else _value(buffer)
         if type(self).get_extra_state is not Serialization.get_extra_state:
             destination[prefix + EXTRA_STATE] = self.get_extra_state()
 
@@ -146,7 +146,7 @@ class Serialization:
                 f"but received {type(given)}"
             )
             return
-        unset = target._peek() is UNSET
+        unset = target._peek() is UNSET and target.expected is None
         if not unset and target.ndim == 0 and value.shape == (1,):
             value = value[0]  # checkpoints of torch 0.3 held scalars as vectors
         if not unset and tuple(value.shape) != tuple(target.shape):
@@ -164,7 +164,7 @@ class Serialization:
         if assign and isinstance(given, Parameter):
             setattr(self, name, given)
         else:
-            target._set(array)
+            getattr(target, "become", target._set)(array)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> _IncompatibleKeys:
         """Copy the arrays of ``state_dict`` into this module and its descendants; torch tensors are taken as they are.
@@ -264,6 +264,11 @@ class Serialization:
     def register_load_state_dict_post_hook(self, hook: Any) -> Any:
         """Run ``hook(module, incompatible_keys)`` after loading."""
         return self._register("_load_state_dict_post_hooks", hook)  # type: ignore[attr-defined]
+
+
+def _value(variable: Any) -> Any:
+    """What a state dict holds: the array, or the shape and dtype of one that has yet to be loaded."""
+    return variable.expected if variable._peek() is UNSET and variable.expected is not None else variable._read()
 
 
 def _quoted(keys: list[str]) -> str:

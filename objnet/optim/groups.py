@@ -9,6 +9,7 @@ part of the program.
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 
@@ -107,6 +108,7 @@ class ParamGroup(dict[str, Any]):
         self.placement = _placement(self.params)
         self.numbers, self._statics = self._digest()
         self._vector = Variable(self._put(self.numbers))
+        self._vector._home = (weakref.ref(self), "hyperparameters")
 
     # -- what a step needs ---------------------------------------------------------------------------------------------
 

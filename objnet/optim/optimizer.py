@@ -18,7 +18,7 @@ from objnet.optim.gradients import match, mismatch
 from objnet.optim.groups import ParamGroup, check_kind, check_parameters, plain
 from objnet.optim.hooks import OptimizerHooks
 from objnet.optim.serialization import OptimizerSerialization
-from objnet.optim.state import Cells, State, copy_clock, new_cell, new_clock
+from objnet.optim.state import Cells, State, copy_clock, named, new_cell, new_clock
 from objnet.optim.update import run_rule, run_schedule
 from objnet.transforms.autodiff import differentiate
 
@@ -236,7 +236,7 @@ class Optimizer(OptimizerSerialization, OptimizerHooks):
             if len(members) < len(mates):
                 clock = copy_clock(clock, group.local())
                 for p in members:
-                    self._cells[p]["step"] = clock
+                    self._cells[p] |= named(p, {"step": clock})
                 epoch.advance()
             cohorts.append((clock, members))
         return cohorts
@@ -258,7 +258,7 @@ class Optimizer(OptimizerSerialization, OptimizerHooks):
                 if not cells:
                     clock = clock or new_clock(group.placement, group.local())
                     cells = {"step": clock}
-                self._cells[p] = cells | {name: new_cell(p, group.local()) for name in missing}
+                self._cells[p] = named(p, cells | {name: new_cell(p, group.local()) for name in missing})
                 epoch.advance()
 
     def zero_grad(self, set_to_none: bool = True) -> None:

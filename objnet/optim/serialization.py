@@ -13,7 +13,7 @@ from objnet.core import epoch
 from objnet.core.foreign import to_host_or_jax
 from objnet.core.variable import Parameter, Variable
 from objnet.optim.groups import ParamGroup, check_kind, plain
-from objnet.optim.state import Cells
+from objnet.optim.state import Cells, named
 
 # What torch fills in when a state dict of an older version lacks it.
 _ADDED_LATER = {
@@ -101,7 +101,7 @@ class OptimizerSerialization:
                     steps = arrays[p].pop("step")
                     if steps not in clocks:
                         clocks[steps] = Variable(jax.device_put(np.float32(steps), group.placement))
-                    self._cells[p] = {"step": clocks[steps], **{k: Variable(v) for k, v in arrays[p].items()}}
+                    self._cells[p] = named(p, {"step": clocks[steps], **{k: Variable(v) for k, v in arrays[p].items()}})
         epoch.advance()
         for hook in self._hooks_of("load_state_dict_post"):  # type: ignore[attr-defined]
             hook(self)

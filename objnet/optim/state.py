@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -56,6 +57,13 @@ def copy_clock(clock: Variable, local: bool) -> Variable:
     cell = _outside(clock._own())
     cell.expose()
     return cell
+
+
+def named(parameter: Parameter, cells: Cells) -> Cells:
+    """``cells``, which from now on say in messages whose state they are: ``fc.weight.exp_avg``."""
+    for name, cell in cells.items():
+        cell._home = cell._home or (weakref.ref(parameter), name)
+    return cells
 
 
 def _outside(value: jax.Array) -> Variable:

@@ -11,6 +11,7 @@ import numpy as np
 from objnet.core.variable import Variable
 
 _DYNAMIC = (jax.Array, np.ndarray, np.generic, int, float, complex)
+ABSTRACT = (jax.Array, jax.ShapeDtypeStruct)
 
 
 class Static(NamedTuple):
@@ -38,29 +39,72 @@ def static_arguments(function: Any, argnums: Any, argnames: Any) -> tuple[tuple[
     return tuple(all_nums), tuple(all_names)
 
 
+class ArgumentNames(NamedTuple):
+    """The user's names of the leaves of arguments: the arrays', and the static ones with their values."""
+
+    arrays: tuple[str, ...]
+    statics: dict[str, Any]
+
+
+def argument_names(function: Any, rebuild: Any, count: int = 0) -> ArgumentNames:
+    """What the leaves of the arguments are called, ``batch['x']``; ``count`` arrays where ``rebuild`` is None."""
+    if rebuild is None:
+        rebuild = (jax.tree.structure(((0,) * count, {})), (None,) * count, ())
+    tree, kinds, statics = rebuild
+    labels = leaf_names(function, tree)
+    arrays = [is_dynamic(kind) for kind in kinds]
+    return ArgumentNames(
+        tuple(label for label, array in zip(labels, arrays, strict=True) if array),
+        dict(zip((label for label, array in zip(labels, arrays, strict=True) if not array), statics, strict=True)),
+    )
+
+
+def leaf_names(function: Any, tree: Any) -> list[str]:
+    """What the leaves of ``(args, kwargs)`` are called: ``x``, ``batch['y'][0]``."""
+    try:
+        parameters = list(inspect.signature(getattr(function, "forward", function)).parameters.values())
+    except (TypeError, ValueError):
+        parameters = []
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    labels = []
+    for path, _ in jax.tree_util.tree_leaves_with_path(jax.tree.unflatten(tree, range(tree.num_leaves))):
+        keyword, (first, *rest) = path[0].idx == 1, path[1:]
+        name = first.key if keyword else names[first.idx] if first.idx < len(names) else f"args[{first.idx}]"
+        labels.append(f"{name}{jax.tree_util.keystr(rest)}")
+    return labels
+
+
+def is_dynamic(kind: Any) -> bool:
+    """Whether a leaf of this kind is an array or a number, rather than part of the program."""
+    return kind is None or (len(kind) == 2 and isinstance(kind[0], tuple))
+
+
 def join(rebuild: Any, dynamic: Any) -> Any:
     tree, kinds, statics = rebuild
     arrays, others = iter(dynamic), iter(statics)
-    dynamic_kinds = [k is None or (len(k) == 2 and isinstance(k[0], tuple)) for k in kinds]
-    return jax.tree.unflatten(tree, [next(arrays) if d else next(others) for d in dynamic_kinds])
+    return jax.tree.unflatten(tree, [next(arrays) if is_dynamic(kind) else next(others) for kind in kinds])
 
 
 def is_root(leaf: Any) -> bool:
     return isinstance(leaf, (Variable, Static)) or hasattr(type(leaf), "__objnet_capture__")
 
 
-def split(args: tuple[Any, ...], kwargs: dict[str, Any], by_shape: bool) -> tuple[tuple[Any, ...], Any, Any]:
+def split(
+    args: tuple[Any, ...], kwargs: dict[str, Any], by_shape: bool, abstract: bool = False
+) -> tuple[tuple[Any, ...], Any, Any]:
     """Array leaves of the arguments, a hashable signature of the rest, and what :func:`join` needs.
 
     Args:
         by_shape: whether shapes and dtypes are part of the signature.
+        abstract: whether a ``jax.ShapeDtypeStruct`` stands for an array.
     """
+    kinds_of_arrays = (*_DYNAMIC, jax.ShapeDtypeStruct) if abstract else _DYNAMIC
     leaves, tree = jax.tree.flatten((args, kwargs), is_leaf=is_root)
     dynamic, statics, kinds = [], [], []
     for leaf in leaves:
-        if isinstance(leaf, _DYNAMIC) and not isinstance(leaf, bool):
+        if isinstance(leaf, kinds_of_arrays) and not isinstance(leaf, bool):
             dynamic.append(leaf)
-            kinds.append((np.shape(leaf), getattr(leaf, "dtype", type(leaf))) if by_shape else None)
+            kinds.append((getattr(leaf, "shape", ()), getattr(leaf, "dtype", type(leaf))) if by_shape else None)
         else:
             value = leaf.value if isinstance(leaf, Static) else leaf
             statics.append(value)

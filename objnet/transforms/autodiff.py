@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from objnet.core import errors, frame
@@ -189,7 +190,7 @@ def _differentiate(
     finally:
         inner.close()
     inner.commit(dict(zip(written, states, strict=True)))  # first, for a backward rule (a hook) may read and write
-    grads, argument_grads = pullback(jnp.ones((), value.dtype))
+    grads, argument_grads = pullback(lax.full_like(value, 1))  # like it also in how it varies over devices
     if not holomorphic:  # torch's gradient of a complex parameter is the direction of ascent, jax's its conjugate
         grads = [jnp.conj(g) if jnp.issubdtype(g.dtype, jnp.complexfloating) else g for g in grads]
     by_parameter = {p: g if i in reached else None for i, (p, g) in enumerate(zip(parameters, grads, strict=True))}

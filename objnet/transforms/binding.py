@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -33,9 +34,10 @@ class PureFrame(frame.Frame):
         live: modules, and Variables that may be in none, that exist already and that the function reaches.
         root: the module whose own leaves sit under ``"~"``, if one was transformed itself.
         given: ``(params, state)`` for apply, None for init; a state of None says that there is none.
+        partial: whether entries that the function has no use for are let through.
     """
 
-    def __init__(self, live: list[Any], root: Any, given: tuple[Entries, Entries | None] | None):
+    def __init__(self, live: list[Any], root: Any, given: tuple[Entries, Entries | None] | None, partial: bool = False):
         super().__init__()
         self.applies = given is not None
         self.read = _Reads()
@@ -51,6 +53,14 @@ class PureFrame(frame.Frame):
         self._before: dict[Variable, Any] = {}  # values from before a write that came before the binding
         self._plain: dict[tuple[int, str], Any] = {}  # Python values where state is given
         self._problems: list[str] = []
+        self._partial = partial
+        self._guarded = False
+        self._aside: dict[Variable, None] = {}
+        self.scope = ""  # the name scope that modules are built in
+        self.lifts: list[Any] = []  # entries of inner pure functions (transforms/lift.py)
+
+    def phase(self) -> str:
+        return "apply" if self.applies else "init"
 
     # -- what happens inside; a pure function leaves nothing behind, so frames outside hear nothing of it --------------
 
@@ -62,13 +72,15 @@ class PureFrame(frame.Frame):
             )
         self.unbound = True
         self._built.add(id(module))
-        self.names.add(module)
+        self.names.add(module, self.scope)
         if scope.constructing(besides=module):
             self.names.doubt(module)
-        self._unless_restarted(lambda: self.names.drop(module))
+        self.unless_restarted(lambda: self.names.drop(module))
 
     def note_created(self, variable: Variable) -> None:
-        if isinstance(variable, Gradient) or variable in self._created:  # an inner frame hands over what it created
+        if (
+            isinstance(variable, Gradient) or variable in self._created or variable in self._aside
+        ):  # an inner frame hands over what it created
             return
         self.unbound = True
         self._created[variable] = None
@@ -77,14 +89,14 @@ class PureFrame(frame.Frame):
                 self.names.add_loose(variable)
             else:
                 self._before[variable] = None
-        self._unless_restarted(lambda: self._drop(variable))
+        self.unless_restarted(lambda: self._drop(variable))
 
     def _drop(self, variable: Variable) -> None:
         self.names.drop_variable(variable)
         for held in (self._created, self._bound, self._initial, self._before):
             held.pop(variable, None)
 
-    def _unless_restarted(self, undo: Callable[[], None]) -> None:
+    def unless_restarted(self, undo: Callable[[], None]) -> None:
         """Have ``undo`` called if an inner frame has to run its function again, which builds everything anew."""
         inner = next(self._inner(), None)
         if inner is not None:
@@ -214,6 +226,8 @@ class PureFrame(frame.Frame):
         value = source.get(path, {}).get(name)
         overwritten = variable in self._before
         model = self._before.pop(variable) if overwritten else variable._peek()
+        if model is UNSET:
+            model = UNSET if variable.expected is None else variable.expected
         if value is None:
             if model is not None:
                 self._problems.append(f"missing from {what}: {path}.{name}, {_show(model)}")
@@ -225,7 +239,7 @@ class PureFrame(frame.Frame):
             self._problems.append(f"{what} {path}.{name} is {_show(value)}, the model has {_show(model)}")
             value = None
         if not overwritten:  # the model's value stands in, so that the function ends and every problem is found
-            bound = model if value is None else settle(value)
+            bound = settle(value) if value is not None else UNSET if isinstance(model, jax.ShapeDtypeStruct) else model
             hooks = variable._backward_hooks if isinstance(variable, Parameter) else None
             self.values[variable] = with_gradient_hooks(hooks, bound) if hooks else bound
 
@@ -245,7 +259,9 @@ class PureFrame(frame.Frame):
         for what, source, params in (("params", self._params, True), ("state", self._state, False)):
             known = {place for v, place in places.items() if isinstance(v, Parameter) == params}
             given = [(path, name) for path, entries in source.items() for name in entries]
-            self._problems += [f"unknown in {what}: {path}.{name}" for path, name in given if (path, name) not in known]
+            if not self._partial:
+                known.update(place for lift in self.lifts for place in lift.places(params))
+                self._problems += [f"unknown in {what}: {path}.{name}" for path, name in given if (path, name) not in known]
 
     def misfit(self) -> errors.ObjnetError | None:
         """The error that lists every entry that does not fit."""
@@ -263,12 +279,73 @@ class PureFrame(frame.Frame):
         """The initial params, and the state: initial in init, current in apply; in dicts of their own."""
         values = self.values if self.applies else self._initial
         params, state = Entries(), Entries()
+        if self._partial and self.applies:
+            state = {path: dict(entries) for path, entries in self._state.items()}
         for variable, (path, name) in self.names.places.items():
             is_parameter = isinstance(variable, Parameter)
             value = (self._initial if is_parameter else values).get(variable)
             if value is not None:
                 (params if is_parameter else state).setdefault(path, {})[name] = value
+        for lift in self.lifts:
+            lift.results(self, params, state)
         return params, state
+
+    def given(self, params: bool) -> Entries:
+        """A copy of what apply was given."""
+        return {path: dict(entries) for path, entries in (self._params if params else self._state).items()}
+
+    def put_aside(self, variable: Variable) -> None:
+        """A Variable that was just created is nobody's: ``lifts`` look after it."""
+        self._drop(variable)
+        self._aside[variable] = None
+        self.unless_restarted(lambda: self._aside.pop(variable, None))
+
+    @contextmanager
+    def lifting(self, guarded: bool) -> Iterator[None]:
+        """An inner ``init`` runs, which may not (if ``guarded``) hold modules that were built here."""
+        before, self._guarded = self._guarded, guarded
+        try:
+            yield
+        finally:
+            self._guarded = before
+
+    def check_inner(self, live: list[Any]) -> None:
+        """Refuse modules built here among those that an inner pure function reaches while it is lifted."""
+        caught = [m for m in live if id(m) in self._built] if self._guarded else []
+        if caught:
+            raise errors.LiftError(
+                f"a lifted init reaches a {type(caught[0]).__name__} that was built outside of it{errors.where()}: its parameters "
+                "would be there twice, no longer shared. Build it inside, or lift with allow_reuse=True."
+            )
+
+    def first_value(self, variable: Variable) -> Any:
+        """What a Variable put aside held before it was written again."""
+        return self._before.get(variable, self.values.get(variable))
+
+    def initial(self, variable: Variable) -> Any:
+        """What ``init`` will return for a piece of state."""
+        return self._initial.get(variable, self.values.get(variable))
+
+    def adopt_place(self, variable: Variable, place: tuple[str, str]) -> None:
+        """Give a Variable that was just created a name of its own."""
+        self.names.put(variable, place)
+        self.unbound = True
+        self.unless_restarted(lambda: self._drop(variable))
+
+    def named(self, place: tuple[str, str], parameter: bool) -> Variable | None:
+        """The Variable of a function itself that has this name."""
+        for variable, other in self.names.places.items():
+            if other == place and isinstance(variable, Parameter) is parameter:
+                return variable
+        return None
+
+    def load(self, variable: Variable, place: tuple[str, str]) -> None:
+        """Give a Variable that has no value of its own the one of ``place`` in what apply was given."""
+        self.names.put(variable, place)
+        self._created[variable] = None
+        self._bound[variable] = None
+        self._load(variable, *place)
+        self.unless_restarted(lambda: self._drop(variable))
 
 
 class _Reads(dict[Variable, Any]):
@@ -286,6 +363,7 @@ def evaluate(
     live: list[Any],
     root: Any = None,
     given: tuple[Entries, Entries | None] | None = None,
+    partial: bool = False,
 ) -> tuple[Any, Entries, Entries]:
     """Run ``call(frame)`` in a :class:`PureFrame`; returns its result, the initial params, and the state.
 
@@ -297,7 +375,9 @@ def evaluate(
     """
     token = False
     while True:
-        inner = PureFrame(live, root, given)
+        if live:
+            _check_lifted(live)
+        inner = PureFrame(live, root, given, partial)
         if live:
             _alone.acquire()
         try:
@@ -327,6 +407,15 @@ def evaluate(
                 _alone.release()
 
 
+def _check_lifted(live: list[Any]) -> None:
+    outer = frame.current()
+    while outer is not None:
+        if isinstance(outer, PureFrame):
+            outer.check_inner(live)
+            return
+        outer = outer.parent
+
+
 def stateful(entries: Iterable[str]) -> errors.NonEmptyStateError:
     """The error of state where there should be none."""
     return errors.NonEmptyStateError(
@@ -348,7 +437,7 @@ def _copy(value: Any) -> Any:
 
 
 def _is_array(leaf: Any) -> bool:
-    return isinstance(leaf, (jax.Array, np.ndarray, np.generic))
+    return isinstance(leaf, (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct))
 
 
 def _is_state(value: Any) -> bool:

@@ -20,14 +20,18 @@ from typing import Any
 
 import jax
 
-from objnet.core import errors, frame, variable
+from objnet.core import errors, frame, settings, variable
 from objnet.core.capture import Capture
 from objnet.core.frame import DROPPED, UNSET
 from objnet.core.rng import key_stream
 from objnet.core.variable import Parameter, Variable
 from objnet.core.watch import Snapshot, Watch
-from objnet.transforms.arguments import Static, join, shape_of, split, static_arguments
+from objnet.transforms import nonfinite
+from objnet.transforms.arguments import ABSTRACT, Static, join, shape_of, split, static_arguments
 from objnet.transforms.autodiff import gradients_in
+from objnet.transforms.differences import NamedCapture
+from objnet.transforms.explain import Explainer, Explanation
+from objnet.transforms.lowering import Lowered, lower
 from objnet.transforms.program import (
     Binding,
     Found,
@@ -64,6 +68,7 @@ class Compiled:
         keep_grads: bool,
         donate: bool,
         compiler_options: Any,
+        explain: bool,
     ):
         self._function = function
         self._static_argnums, self._static_argnames = static_arguments(function, static_argnums, static_argnames)
@@ -75,6 +80,7 @@ class Compiled:
         self._bindings: OrderedDict[Any, Binding] = OrderedDict()
         self._options = (self._static_argnums, self._static_argnames, keep_grads, donate, _key(compiler_options))
         functools.update_wrapper(self, function, updated=())
+        self._explainer = Explainer(self._name(), function) if explain else None
 
     def __objnet_capture__(self, visit: Any) -> Any:
         return (self._options, visit(self._function))
@@ -84,6 +90,11 @@ class Compiled:
 
     def __repr__(self) -> str:
         return f"objnet.jit({self._function!r})"
+
+    @property
+    def explanations(self) -> list[Explanation]:
+        """Why each trace happened, and what it captured; empty unless ``explain`` was set."""
+        return [] if self._explainer is None else self._explainer.explanations
 
     # -- calling -------------------------------------------------------------------------------------------------------
 
@@ -105,17 +116,34 @@ class Compiled:
         except frame.Unlifted as missing:
             if _is_open(missing.frame):
                 raise  # it is an enclosing program that lacks an input
+        self._separate_shapes()
+        return self(*args, **kwargs)
+
+    def _separate_shapes(self) -> None:
+        """Another shape reads or writes other Variables: from now on each shape has its own program."""
         if self._by_shape:
             raise errors.CompiledCallError(
                 f"{self._name()} reads or writes other state each time it is traced for the same arguments"
             )
-        # Another shape reads or writes other Variables: from now on each shape has its own program.
         self._by_shape = True
         self._bindings.clear()
-        return self(*args, **kwargs)
+        if self._explainer is not None:
+            self._explainer.note("layout", "", "", "another shape reads or writes other Variables: each has its own program now")
+
+    def lower(self, *args: Any, **kwargs: Any) -> Lowered:
+        """Trace and lower for these arguments, ahead of time, without running anything (``jax.jit(f).lower``).
+
+        Args:
+            args, kwargs: as for a call; ``jax.ShapeDtypeStruct`` may stand for arrays, also with symbolic dimensions
+                (``jax.export.symbolic_shape``).
+
+        Returns:
+            An object with ``compile()``, ``as_text()``, ``cost_analysis()`` and ``memory_analysis()``.
+        """
+        return lower(self, args, kwargs)
 
     def _run(self, binding: Binding, dynamic: Any, rebuild: Any, first: Any) -> Any:
-        if frame.current() is not None or not frame.trace_state() == frame.CLEAN:
+        if frame.current() is not None or nonfinite.watching is not None or not frame.trace_state() == frame.CLEAN:
             return self._run_inside(binding, dynamic, rebuild, first)
         program = binding.program
         layout = program.layout
@@ -146,10 +174,12 @@ class Compiled:
                     ),
                     0,
                 )
-            except TypeError:
+            except TypeError as error:
                 for v in (*binding.donated, *binding.kept):
                     if v._value is UNSET:
                         raise v.unset() from None
+                if frame.is_leak(error):
+                    raise frame.leaked_error() from error
                 raise
             finally:
                 calling["call"] = previous
@@ -170,6 +200,10 @@ class Compiled:
             out = binding.program.plain(donated, kept, dynamic)
         finally:
             calling["call"] = previous
+        if nonfinite.watching is not None and frame.current() is None and frame.trace_state() == frame.CLEAN:
+            values = dict(zip((*binding.donated, *binding.kept), (*donated, *kept), strict=True))
+            again = functools.partial(self._trace, values, rebuild, dynamic)
+            nonfinite.watching.after_call(self, binding, out, again)
         constants = [*itertools.repeat(DROPPED, len(layout.dropped)), *itertools.repeat(None, len(layout.cleared))]
         for v, value in itertools.chain(zip(binding.out, out, strict=False), zip(binding.constants, constants, strict=True)):
             frame.set(v, value)
@@ -198,10 +232,13 @@ class Compiled:
     # -- tracing -------------------------------------------------------------------------------------------------------
 
     def _signature(self, args: tuple[Any, ...]) -> Any:
-        return tuple([(a.shape, a.dtype) for a in args]) if self._by_shape else len(args)
+        facts = tuple([(a.shape, a.dtype) for a in args]) if self._by_shape else len(args)
+        return (facts, around) if (around := _surroundings()) else facts
 
-    def _split(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _split(self, args: tuple[Any, ...], kwargs: dict[str, Any], abstract: bool = False) -> Any:
         """Array leaves of the arguments, a hashable signature of the rest, and how to put both together again."""
+        if abstract and not kwargs and not self._static_argnums and all([isinstance(a, ABSTRACT) for a in args]):
+            return args, self._signature(args), None
         if not kwargs and not self._static_argnums and all([isinstance(a, jax.Array) for a in args]):
             _ARRAY_TYPES.update(type(a) for a in args if not isinstance(a, jax.core.Tracer))
             return args, self._signature(args), None
@@ -209,7 +246,8 @@ class Compiled:
             chosen = {n + len(args) if n < 0 else n for n in self._static_argnums}
             args = tuple(Static(a) if i in chosen else a for i, a in enumerate(args))
             kwargs = {k: Static(v) if k in self._static_argnames else v for k, v in kwargs.items()}
-        return split(args, kwargs, self._by_shape)
+        dynamic, signature, rebuild = split(args, kwargs, self._by_shape, abstract)
+        return dynamic, ((signature, around) if (around := _surroundings()) else signature), rebuild
 
     def _bind(self, signature: Any, dynamic: Any, rebuild: Any) -> tuple[Binding, Any]:
         """Capture, find or build the program, and remember the binding."""
@@ -224,6 +262,8 @@ class Compiled:
             program, first = programs.get((self._options, shape, facts)), None
             if program is not None:
                 lifted = reachable
+                if self._explainer is not None:
+                    self._explainer.found((shape, facts))
                 break
             try:
                 found, jaxpr, shapes, traced = self._first_trace(capture, lifted, dynamic, rebuild)
@@ -231,6 +271,8 @@ class Compiled:
                 if _is_open(missing.frame):
                     raise
                 met += [missing.variable, *(() if _under_plain_jit() else _relatives(missing.variable))]
+                if self._explainer is not None:
+                    self._explainer.note("unreachable", missing.variable.describe(), "", "met while tracing, which starts again")
                 continue
             if found.changed or capture.imports():
                 capture, facts = self._capture(statics)
@@ -238,7 +280,9 @@ class Compiled:
             lifted = list(dict.fromkeys([*reachable, *traced]))
             layout = found.layout(lifted, capture.objects)
             donates = self._donate and bool(layout.donated) and not has_callback(jaxpr.jaxpr)
-            program = Program(layout, donates, self._compiler_options)
+            program = Program(self._short_name(), layout, donates, self._compiler_options)
+            if self._explainer is not None:
+                self._explainer.traced((shape, facts), capture, rebuild)
             first = replay(jaxpr, shapes, traced, list(found.out), layout, lifted)
             if max((*layout.donated, *layout.kept, *layout.extra, -1)) < len(reachable):
                 programs[self._options, shape, facts] = program
@@ -258,7 +302,7 @@ class Compiled:
         """Walk what the function reaches; optimizers make their state first, so that one trace suffices."""
         prepared: set[int] = set()
         while True:
-            capture = Capture(self._ignored)
+            capture = Capture(self._ignored) if self._explainer is None else NamedCapture(self._ignored)
             facts = capture.walk(self._function, statics)
             waiting = [o for o in capture.objects if id(o) not in prepared and hasattr(o, "__objnet_prepare__")]
             if not waiting:
@@ -281,8 +325,10 @@ class Compiled:
 
         try:
             jaxpr, shapes = jax.make_jaxpr(body, return_shape=True)([initial(v) for v in lifted], dynamic)
-        except BaseException:
+        except BaseException as error:
             snapshot.restore()
+            if frame.is_leak(error):
+                raise frame.leaked_error() from error
             raise
         changes = snapshot.changes()
         for key, owner, values, instance in changes:
@@ -336,6 +382,17 @@ class Compiled:
     def _name(self) -> str:
         return getattr(self._function, "__qualname__", type(self._function).__name__)
 
+    def _short_name(self) -> str:
+        """What the program is called in HLO and in profiles."""
+        return getattr(_unwrapped(self._function), "__name__", type(_unwrapped(self._function)).__name__)
+
+
+def _surroundings() -> Any:
+    """What a program depends on besides its function and arguments: settings in force, and whether a pure function initialises."""
+    inner = frame.current()
+    phase = None if inner is None else inner.phase()
+    return (settings.key(), phase) if phase is not None or settings.current() else ()
+
 
 def _under_plain_jit() -> bool:
     """Whether a plain jax transform is tracing here, so that only what is really read may be touched (and refused)."""
@@ -345,8 +402,8 @@ def _under_plain_jit() -> bool:
 def _relatives(v: Variable) -> list[Variable]:
     """Every Variable of the model that ``v`` belongs to, so that an unreachable model costs one more trace, not many."""
     root: Any = v
-    while root._home is not None and root._home[0]() is not None:
-        root = root._home[0]()
+    while (home := getattr(root, "_home", None)) is not None and home[0]() is not None:
+        root = home[0]()
     if not hasattr(root, "__objnet_capture__"):
         return []
     capture = Capture()
@@ -365,11 +422,15 @@ def _is_open(inner: frame.Frame) -> bool:
 
 def _anchor(function: Any) -> Any:
     """What the programs of a function hang on, weakly: its code, or the class of a callable object."""
-    if isinstance(function, types.MethodType):
-        return _anchor(function.__func__)
-    if isinstance(function, functools.partial):
-        return _anchor(function.func)
+    function = _unwrapped(function)
     return function.__code__ if isinstance(function, types.FunctionType) else type(function)
+
+
+def _unwrapped(function: Any) -> Any:
+    """The function behind methods and partials."""
+    while isinstance(function, (types.MethodType, functools.partial)):
+        function = function.__func__ if isinstance(function, types.MethodType) else function.func
+    return function
 
 
 def jit(
@@ -380,6 +441,7 @@ def jit(
     keep_grads: bool = False,
     donate: bool = True,
     compiler_options: Mapping[str, Any] | None = None,
+    explain: bool = False,
 ) -> Any:
     """Compile a function, a method or a module; models, optimizers and random keys it reaches are captured, not listed.
 
@@ -393,6 +455,8 @@ def jit(
         donate: whether the old values of Variables the function writes give their memory to the new ones.
         compiler_options: XLA's, as in ``jax.jit``; None takes what :mod:`objnet.transforms.compiler` found to pay, ``{}`` none.
             Inside another program that program's options hold.
+        explain: whether to say, at each trace, why it happened and what was captured: in ``.explanations`` of the result, and to
+            the logger ``"objnet"`` at level INFO, or to stderr where that level is off.
 
     Raises:
         StaticAttributeError: a Python number, list or global was changed in a way the program cannot repeat.
@@ -406,13 +470,14 @@ def jit(
             keep_grads=keep_grads,
             donate=donate,
             compiler_options=compiler_options,
+            explain=explain,
         )
     if not callable(function):
         raise TypeError(f"objnet.jit takes a function or a module, got {function!r}")
-    options = (_key(static_argnums), _key(static_argnames), keep_grads, donate, _key(compiler_options))
+    options = (_key(static_argnums), _key(static_argnames), keep_grads, donate, _key(compiler_options), explain)
     cache = function.__dict__.setdefault("_objnet_jit", {}) if hasattr(type(function), "__objnet_capture__") else {}
     if options not in cache:
-        cache[options] = Compiled(function, static_argnums, static_argnames, keep_grads, donate, compiler_options)
+        cache[options] = Compiled(function, static_argnums, static_argnames, keep_grads, donate, compiler_options, explain)
     return cache[options]
 
 

@@ -34,10 +34,33 @@ class Names:
         self._paths: dict[int, str] = {}
         self._holders: dict[tuple[str, str], Variable] = {}
         self._tops: dict[str, Any] = {}  # modules named by their class, and the root
+        self._scopes: dict[int, str] = {}  # the name scope that a module was built in
+        self._reserved: set[str] = set()
 
-    def add(self, module: Any) -> None:
-        """A module was built."""
+    def add(self, module: Any, scope: str = "") -> None:
+        """A module was built, in a name scope."""
         self._modules.append(module)
+        if scope:
+            self._scopes[id(module)] = scope
+
+    def classes(self) -> set[str]:
+        """The names of modules that stand in no other."""
+        return set(self._tops)
+
+    def reserve(self, base: str) -> str:
+        """Take a name, ``base`` or the first free one with a number, for what is no module."""
+        name = _free(base, {*self._tops, *self._reserved})
+        self._reserved.add(name)
+        return name
+
+    def release(self, name: str) -> None:
+        """Give a name back whose use was taken back."""
+        self._reserved.discard(name)
+
+    def put(self, variable: Variable, place: tuple[str, str]) -> None:
+        """Name a Variable that is in no module."""
+        self._loose.pop(variable, None)
+        self.places[variable] = place
 
     def doubt(self, module: Any) -> None:
         """``module`` was perhaps dropped: unless another one holds it, it is named only when it is used."""
@@ -88,8 +111,8 @@ class Names:
                 self.places[variable] = (ROOT, _free(snake(type(variable).__name__), taken))
 
     def _name_top(self, module: Any) -> str:
-        taken = {*self._tops, *(self.root._modules if self.root is not None else ())}
-        path = "" if module is self.root else _free(snake(type(module).__name__), taken)
+        taken = {*self._tops, *self._reserved, *(self.root._modules if self.root is not None else ())}
+        path = "" if module is self.root else _free(self._scopes.get(id(module), "") + snake(type(module).__name__), taken)
         self._paths[id(module)] = path
         self._tops[path] = module
         return path

@@ -94,11 +94,13 @@ class Layout(NamedTuple):
 class Program:
     """One compiled program: its layout and the jitted function, as the outermost program and as part of another one."""
 
-    def __init__(self, layout: Layout, donates: bool, compiler_options: Mapping[str, Any] | None):
+    def __init__(self, name: str, layout: Layout, donates: bool, compiler_options: Mapping[str, Any] | None):
         def body(donated: list[Any], kept: list[Any], dynamic: tuple[Any, ...]) -> list[Any]:
             return run_body(donated, kept, dynamic)
 
+        body.__name__ = body.__qualname__ = name  # jax's name for the program
         self.layout = layout
+        self.donates = donates
         # of the same function, so that both share their traces; jax takes options and donates in the outermost program only
         self.plain = jax.jit(body)
         options = dict(default_options() if compiler_options is None else compiler_options)
@@ -146,6 +148,8 @@ class Binding:
 def run_body(donated: list[Any], kept: list[Any], dynamic: tuple[Any, ...]) -> list[Any]:
     """The function under ``jax.jit``: replays the first trace, which came before the program, or traces another shape."""
     compiled, binding, rebuild, first = in_progress.call  # jax may trace again, for another shape, at any call
+    if compiled._explainer is not None:
+        compiled._explainer.lowered(binding, rebuild, (donated, kept, dynamic), bool(first))
     if first:
         return first.pop()(jax.tree.leaves((donated, kept, dynamic)))
     values = dict(zip((*binding.donated, *binding.kept), (*donated, *kept), strict=True))

@@ -12,6 +12,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec
 
+from objnet import transforms
 from objnet.core.rng import next_rng_key
 from objnet.core.variable import Parameter
 from objnet.nn.module import Module
@@ -480,3 +481,79 @@ TRANSFORMS = {
     "objnet.value_and_grad": Transform("objnet", "scalar", lambda f, x: value_and_grad(f)(x), _value_and_jacobian),
     "no_grad": Transform("objnet", "vector", lambda f, x: no_grad(f)(x), lambda f, x: lax.stop_gradient(f(x))),
 }
+
+
+# -- objnet's own transforms of the same names -------------------------------------------------------------------------
+
+
+def _own_pmap(f: Any, x: Any) -> Any:
+    return transforms.pmap(f, devices=jax.devices()[:1], randomness="same")(x[None])
+
+
+def _own_shard_map(f: Any, x: Any) -> Any:
+    spec = PartitionSpec()
+    return transforms.shard_map(f, mesh=_mesh(), in_specs=spec, out_specs=spec, randomness="same")(x)
+
+
+def _own_jvp(f: Any, x: Any) -> Any:
+    return transforms.jvp(f, (x,), (jnp.asarray(TANGENT),))
+
+
+def _own_vjp(f: Any, x: Any) -> Any:
+    y, pullback = transforms.vjp(f, x)
+    return y, pullback(jnp.asarray(TANGENT))[0]
+
+
+def _own_linearize(f: Any, x: Any) -> Any:
+    y, push = transforms.linearize(f, x)
+    return y, push(jnp.asarray(TANGENT))
+
+
+def _own_while(f: Any, x: Any) -> Any:
+    return transforms.while_loop(lambda state: state[0] < 2, f, (jnp.int32(0), x))[1]
+
+
+def _own_custom_jvp(f: Any) -> Any:
+    ruled = transforms.custom_jvp(f)
+    ruled.defjvp(lambda primals, tangents: (f(*primals), 3.0 * lax.reduce_sum(tangents[0], axes=(0,))))
+    return ruled
+
+
+def _own_custom_vjp(f: Any) -> Any:
+    ruled = transforms.custom_vjp(f)
+    ruled.defvjp(lambda x: (f(x), jnp.zeros(())), lambda _, ct: (jnp.full(SIZE, 3.0) * ct,))
+    return ruled
+
+
+def _own_checkify(f: Any, x: Any) -> Any:
+    error, out = transforms.checkify(f)(x)
+    return out
+
+
+OWN = {
+    "vmap": Transform("objnet", "vector", lambda f, x: transforms.vmap(f, randomness="same")(_two(x)), _mapped),
+    "pmap": Transform("objnet", "vector", _own_pmap, lambda f, x: f(x)[None]),
+    "jvp": Transform("objnet", "vector", _own_jvp, _pushed),
+    "vjp": Transform("objnet", "vector", _own_vjp, _pulled),
+    "linearize": Transform("objnet", "vector", _own_linearize, _pushed),
+    "jacfwd": Transform("objnet", "vector", lambda f, x: transforms.jacfwd(f)(x), _jacobian),
+    "jacrev": Transform("objnet", "vector", lambda f, x: transforms.jacrev(f)(x), _jacobian),
+    "hessian": Transform("objnet", "scalar", lambda f, x: transforms.hessian(f)(x), _hessian),
+    "checkpoint": Transform("objnet", "vector", lambda f, x: transforms.checkpoint(f)(x), lambda f, x: f(x)),
+    "checkify": Transform("objnet", "vector", _own_checkify, lambda f, x: f(x)),
+    "scan": Transform("objnet", "step", lambda f, x: transforms.scan(f, x, jnp.asarray(STEPS)), _loop),
+    "map": Transform("objnet", "vector", lambda f, x: transforms.map(f, _two(x)), _rows),
+    "cond": Transform("objnet", "vector", lambda f, x: transforms.cond(x[0] > -9.0, f, lambda x: x, x), lambda f, x: f(x)),
+    "switch": Transform("objnet", "vector", lambda f, x: transforms.switch(jnp.int32(1), [lambda x: x, f], x), lambda f, x: f(x)),
+    "while_loop": Transform("objnet", "turn", _own_while, lambda f, x: f(f((0, x)))[1]),
+    "fori_loop": Transform("objnet", "indexed", lambda f, x: transforms.fori_loop(0, 2, f, x), lambda f, x: f(1, f(0, x))),
+    "associative_scan": Transform(
+        "clear", "pair", lambda f, x: transforms.associative_scan(f, _three(x)), lambda f, x: lax.associative_scan(f, _three(x))
+    ),
+    "shard_map": Transform("objnet", "vector", _own_shard_map, lambda f, x: f(x)),
+    "custom_jvp": Transform("objnet", "scalar", lambda f, x: _own_custom_jvp(f)(x), lambda f, x: f(x)),
+    "custom_vjp": Transform("objnet", "scalar", lambda f, x: _own_custom_vjp(f)(x), lambda f, x: f(x)),
+    "custom_jvp_grad": Transform("objnet", "scalar", lambda f, x: value_and_grad(_own_custom_jvp(f))(x), _ruled),
+    "custom_vjp_grad": Transform("objnet", "scalar", lambda f, x: value_and_grad(_own_custom_vjp(f))(x), _ruled),
+}
+TRANSFORMS.update({f"objnet.{name}": transform for name, transform in OWN.items()})

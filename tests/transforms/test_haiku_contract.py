@@ -333,6 +333,273 @@ def test_a_bad_rng(it):
             stateful.apply({}, state, "nonsense")
 
 
+def _draws(lib):
+    def f():
+        drawn = [lib.next_rng_key()]
+        lib.reserve_rng_keys(3)
+        drawn += [lib.next_rng_key(), lib.next_rng_keys(4)]
+        with lib.with_rng(jax.random.PRNGKey(7)):
+            drawn += [lib.next_rng_key(), lib.next_rng_key()]
+        drawn.append(lib.maybe_next_rng_key())
+        state = lib.maybe_get_rng_sequence_state()
+        first = lib.next_rng_key()
+        lib.replace_rng_sequence_state(state)
+        return drawn, first, lib.next_rng_key()
+
+    return f
+
+
+def test_reserved_replaced_and_separate_keys_agree():
+    def run(it, wrap):
+        drawn, first, again = wrap(it.lib.transform(_draws(it.lib)).apply)({}, KEY)
+        same(first, again)
+        return drawn, first
+
+    agree(run)
+
+
+def test_maybe_keys_without_an_rng(it):
+    assert it.lib.transform(it.lib.maybe_next_rng_key).apply({}, None) is None
+    assert it.lib.transform(it.lib.maybe_get_rng_sequence_state).apply({}, None) is None
+
+
+# -- what a function asks about itself, and names for itself -----------------------------------------------------------
+
+
+def test_running_init(it):
+    seen = []
+    net = it.lib.transform(lambda: seen.append(it.lib.running_init()))
+    net.init(None)
+    net.apply({}, None)
+    assert seen == [True, False]
+    with pytest.raises((ValueError, objnet.errors.OutsideTransformError)):
+        it.lib.running_init()
+
+
+def test_entries_by_name_agree():
+    def run(it, wrap):
+        lib = it.lib
+
+        def f(x):
+            w = lib.get_parameter("w", (3,), init=lambda s, d: jax.random.normal(lib.next_rng_key(), s, d))
+            assert lib.get_parameter("w", (3,)) is not None
+            for _ in range(3):
+                lib.set_state("count", lib.get_state("count", (), jnp.int32, init=jnp.zeros) + 1)
+            lib.set_state("seen", {"sum": x.sum()})
+            lib.set_state("seen", {"sum": x.sum() * 2})
+            return x * w, lib.get_params(), lib.get_initial_state()["~"]["count"], lib.get_current_state()["~"]["count"]
+
+        net = lib.transform_with_state(f)
+        params, state = wrap(net.init)(KEY, X)
+        return params, state, wrap(net.apply)(params, state, None, X)
+
+    agree(run)
+
+
+def test_entries_of_another_shape_or_without_init(it):
+    net = it.lib.transform(lambda n: it.lib.get_parameter("w", (n,), init=jnp.ones))
+    with pytest.raises(ValueError, match="w'? .*shape"):
+        net.apply(net.init(None, 3), None, 4)
+    for read in (lambda: it.lib.get_parameter("w", ()), lambda: it.lib.get_state("s")):
+        with pytest.raises(ValueError, match="(?i)init"):
+            it.lib.transform_with_state(read).init(None)
+
+
+# -- several functions, and functions inside functions -----------------------------------------------------------------
+
+
+def _coder(it):
+    def f():
+        encoder, decoder = it.Dense(3, 2), it.Dense(2, 3)
+        return (lambda x: decoder(encoder(x))), {"encode": encoder, "both": (lambda x: decoder(encoder(x)), decoder)}
+
+    return f
+
+
+def test_multi_transform_agrees():
+    def run(it, wrap):
+        net = it.lib.multi_transform(_coder(it))
+        params = wrap(net.init)(KEY, X)
+        encode, (both, decode) = net.apply["encode"], net.apply["both"]
+        same(wrap(both)(params, None, X), decode(params, None, encode(params, None, X)))
+        assert set(it.lib.without_apply_rng(net).apply) == {"encode", "both"}
+        return params, it.lib.without_apply_rng(net).apply["encode"](params, X)
+
+    agree(run)
+
+
+def test_multi_transform_with_state_agrees():
+    def run(it, wrap):
+        def f():
+            counter, other = it.Counter(), it.Counter()
+            return (lambda: counter() + other()), (lambda: counter(), lambda: counter() + other())
+
+        net = it.lib.multi_transform_with_state(f)
+        params, state = wrap(net.init)(None)
+        one, state_after_one = wrap(net.apply[0])(params, state, None)
+        two, state_after_two = wrap(net.apply[1])(params, state_after_one, None)
+        assert type(it.lib.without_apply_rng(net)) is it.lib.MultiTransformedWithState
+        return state, one, state_after_one, two, state_after_two
+
+    agree(run)
+
+
+def _ensemble(it, size):
+    def f(x):
+        keys = it.lib.next_rng_keys(size) if it.lib.running_init() else None
+        net = it.lib.transform(lambda x: it.Dense(3, 2)(x))
+        lifted = it.lib.lift(jax.vmap(net.init, (0, None)), name="ensemble")
+        y = jax.vmap(net.apply, (0, None, None))(lifted(keys, x), None, x)
+        return it.Dense(2, 2)(y.sum(0))
+
+    return f
+
+
+def test_lift_agrees():
+    def run(it, wrap):
+        net = it.lib.transform(_ensemble(it, 4))
+        params = wrap(net.init)(KEY, X)
+        assert params["dense"]["w"].shape == (2, 2)
+        grads = jax.grad(lambda p: net.apply(p, None, X).sum())(params)
+        flat = {path.replace("/", "."): leaves for path, leaves in params.items()}
+        assert set(flat) == {"ensemble.dense", "dense"}
+        by_path = {path.replace("/", "."): leaves for path, leaves in grads.items()}
+        return flat, wrap(net.apply)(params, None, X), by_path
+
+    agree(run)
+
+
+def test_lift_with_state_agrees():
+    def run(it, wrap):
+        def f():
+            net = it.lib.transform_with_state(lambda: it.Counter()())
+            lifted, updater = it.lib.lift_with_state(net.init)
+            params, state = lifted(None)
+            out, state = net.apply(params, state, None)
+            updater.update(state)
+            return out
+
+        net = it.lib.transform_with_state(f)
+        params, state = wrap(net.init)(None)
+        out, after = wrap(net.apply)(params, state, None)
+        return out, [s[next(iter(s))] for s in (state, after)]
+
+    agree(run)
+
+
+def test_an_updater_is_used_once(it):
+    def f(times):
+        net = it.lib.transform_with_state(lambda: it.Counter()())
+        lifted, updater = it.lib.lift_with_state(net.init)
+        _, state = lifted(None)
+        for _ in range(times):
+            updater.update(state)
+
+    net = it.lib.transform_with_state(f)
+    net.init(None, 1)
+    for times in (0, 2):
+        with pytest.raises(ValueError):
+            net.init(None, times)
+
+
+def test_lifting_with_state_but_without_saying_so(it):
+    net = it.lib.transform_with_state(lambda: it.lib.lift(it.lib.transform_with_state(lambda: it.Counter()()).init)(None))
+    with pytest.raises(ValueError, match="lift_with_state"):
+        net.init(None)
+
+
+def test_transparent_lift_agrees():
+    def run(it, wrap):
+        def f(x):
+            net = it.lib.transform(lambda x: it.Dense(3, 2)(x))
+            params = it.lib.transparent_lift(net.init)(it.lib.next_rng_key() if it.lib.running_init() else None, x)
+            return net.apply(params, None, x)
+
+        net = it.lib.transform(f)
+        params = wrap(net.init)(KEY, X)
+        return params, wrap(net.apply)(params, None, X)
+
+    agree(run)
+
+
+# -- taking part from a distance ---------------------------------------------------------------------------------------
+
+
+def test_getters_creators_and_interceptors_run_outermost_first(it):
+    log = []
+
+    def getter(tag):
+        return lambda go_on, value, context: (log.append((tag, context.name)), go_on(value * 2))[1]
+
+    def creator(tag):
+        def run(go_on, shape, dtype, init, context):
+            log.append((tag, context.name))
+            return go_on(shape, dtype, jnp.ones)
+
+        return run
+
+    def interceptor(tag):
+        def run(go_on, args, kwargs, context):
+            if context.method_name in ("__call__", "forward"):
+                log.append((tag, type(context.module).__name__))
+            return go_on(*args, **kwargs)
+
+        return run
+
+    def f(x):
+        with it.lib.custom_creator(creator("a")), it.lib.custom_creator(creator("b")):
+            with it.lib.custom_getter(getter("g")), it.lib.custom_getter(getter("h")):
+                with it.lib.intercept_methods(interceptor("i")), it.lib.intercept_methods(interceptor("j")):
+                    return it.Dense(3, 2)(x)
+
+    net = it.lib.transform(f)
+    params = net.init(KEY, X)
+    same(params["dense"], {"w": jnp.ones((3, 2)), "b": jnp.ones(2)})
+    assert [entry for entry in log if entry[1] == "w"] == [("a", "w"), ("b", "w"), ("g", "w"), ("h", "w")]
+    assert [entry for entry in log if entry[1] == "Dense"] == [("i", "Dense"), ("j", "Dense")]
+    log.clear()
+    same(jax.jit(net.apply)(params, None, X), 4 * (X @ jnp.ones((3, 2)) + 1))
+    assert not [tag for tag, _ in log if tag in "ab"]
+
+
+def test_setters(it):
+    def f():
+        with it.lib.custom_setter(lambda go_on, value, context: go_on(value + 10)):
+            return it.Counter()()
+
+    net = it.lib.transform_with_state(f)
+    params, state = net.init(None)
+    assert int(net.apply(params, state, None)[0]) == 110
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_data_structures_agree():
+    tree = {"b": {"w": jnp.ones((2, 3)), "b": jnp.zeros(3, jnp.int8)}, "a": {"w": jnp.ones(4)}}
+    results = []
+    for lib in (objnet, hk):
+        d = lib.data_structures
+        chosen = d.filter(lambda m, n, v: n == "w", tree)
+        results.append(
+            (
+                [(m, n) for m, n, _ in d.traverse(tree)],
+                chosen,
+                d.map(lambda m, n, v: v.ndim, tree),
+                d.partition(lambda m, n, v: m == "a", tree),
+                d.partition_n(lambda m, n, v: v.ndim, tree, 3),
+                d.merge(chosen, {"c": {"w": 1}}, {"a": {"w": jnp.zeros(2)}}),
+                d.is_subset(subset=chosen, superset=tree),
+                d.is_subset(subset=tree, superset=chosen),
+                d.tree_size(tree),
+                d.tree_bytes(tree),
+                d.to_mutable_dict(tree),
+            )
+        )
+        with pytest.raises(ValueError):
+            d.merge(tree, {"a": {"w": jnp.ones(5)}}, check_duplicates=True)
+    assert results[0][0] == results[1][0]
+    same(results[0][1:], results[1][1:])
+
+
 # -- errors ------------------------------------------------------------------------------------------------------------
 
 

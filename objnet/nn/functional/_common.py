@@ -114,9 +114,9 @@ def resolve_reduction(reduction: str, size_average: bool | None = None, reduce: 
         averaged = "sum" if size_average is not None and not size_average else "mean"
         reduction = averaged if reduce is None or reduce else "none"
         message = f"size_average and reduce are deprecated: pass reduction={reduction!r}"
-        warnings.warn(message, UserWarning, stacklevel=3)
+        warnings.warn(message, UserWarning, stacklevel=4)
     if reduction == "elementwise_mean":
-        warnings.warn("reduction='elementwise_mean' is deprecated: pass reduction='mean'", UserWarning, stacklevel=3)
+        warnings.warn("reduction='elementwise_mean' is deprecated: pass reduction='mean'", UserWarning, stacklevel=4)
         return "mean"
     return require_reduction(reduction)
 

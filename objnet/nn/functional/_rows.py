@@ -19,7 +19,7 @@ from jax import lax
 def every_row(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """``x``, whose shape is the end of ``shape``, broadcast to ``shape``; half precision is for the caller to widen."""
     rows = math.prod(shape[: len(shape) - x.ndim])
-    if rows < 2 or not jnp.issubdtype(x.dtype, jnp.inexact):
+    if not isinstance(rows, int) or rows < 2 or not jnp.issubdtype(x.dtype, jnp.inexact):  # symbolic where it is no int
         return jnp.broadcast_to(x, shape)
     return _rows(x.reshape(-1), rows).reshape(shape)
 

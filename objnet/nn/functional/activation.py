@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from objnet.core.arrays import as_array
+from objnet.core.autocast import full_precision
 from objnet.nn.functional._common import absolute, normalise_dim, require_floating, widen
 from objnet.nn.functional._pointwise import floating, inexact, pointwise, written
 
@@ -144,6 +145,7 @@ def mish(input: jax.Array, inplace: bool = False) -> jax.Array:
     return written(input, _mish(floating("mish", input)), inplace)
 
 
+@full_precision
 def softplus(input: jax.Array, beta: float = 1, threshold: float = 20) -> jax.Array:
     """``log(1 + exp(beta * input)) / beta``, and ``input`` itself where ``beta * input > threshold`` (torch's).
 
@@ -157,6 +159,7 @@ def softplus(input: jax.Array, beta: float = 1, threshold: float = 20) -> jax.Ar
     return jnp.where(linear, wide, _log1p_exp(jnp.where(linear, 0.0, scaled)) / float(beta)).astype(input.dtype)
 
 
+@full_precision
 def logsigmoid(input: jax.Array) -> jax.Array:
     """``log(sigmoid(input))`` without overflow (torch's ``F.logsigmoid``).
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from objnet.core.arrays import as_array
+from objnet.core.autocast import low_precision
 from objnet.core.rng import next_rng_key
 from objnet.nn.functional._attention import at_once, by_cudnn, by_head, cudnn_takes, pays_by_head
 from objnet.nn.functional._common import is_floating
@@ -15,6 +16,7 @@ from objnet.nn.functional._common import is_floating
 __all__ = ["scaled_dot_product_attention"]
 
 
+@low_precision
 def scaled_dot_product_attention(
     query: jax.Array,
     key: jax.Array,

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from objnet.core.arrays import as_array
+from objnet.core.autocast import full_precision
 from objnet.nn.functional._common import (
     broadcast_into,
     common_dtype,
@@ -26,6 +27,7 @@ from objnet.nn.functional.activation import logsigmoid
 __all__ = ["binary_cross_entropy", "binary_cross_entropy_with_logits", "multilabel_soft_margin_loss"]
 
 
+@full_precision
 def binary_cross_entropy(
     input: jax.Array,
     target: jax.Array,
@@ -67,6 +69,7 @@ def binary_cross_entropy(
     return reduced(losses, reduction).astype(input.dtype)
 
 
+@full_precision
 def binary_cross_entropy_with_logits(
     input: jax.Array,
     target: jax.Array,
@@ -112,6 +115,7 @@ def binary_cross_entropy_with_logits(
     return reduced(losses, reduction).astype(target.dtype)
 
 
+@full_precision
 def multilabel_soft_margin_loss(
     input: jax.Array,
     target: jax.Array,

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from objnet.core.arrays import as_array
+from objnet.core.autocast import full_precision
 from objnet.nn.functional._common import common_dtype, is_floating, reduced, require_floating, resolve_reduction, widen
 from objnet.nn.functional._loss import as_classes, check_values, exists, log_total, picked, wide_dtype
 from objnet.nn.functional.softmax import log_softmax
@@ -17,6 +18,7 @@ from objnet.nn.functional.softmax import log_softmax
 __all__ = ["cross_entropy", "nll_loss"]
 
 
+@full_precision
 def cross_entropy(
     input: jax.Array,
     target: jax.Array,
@@ -74,6 +76,7 @@ def cross_entropy(
     return reduced_classes(losses, weights, target == ignore_index, reduction).astype(input.dtype)
 
 
+@full_precision
 def nll_loss(
     input: jax.Array,
     target: jax.Array,

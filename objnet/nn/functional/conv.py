@@ -8,12 +8,14 @@ import jax
 import jax.numpy as jnp
 
 from objnet.core.arrays import as_array
+from objnet.core.autocast import low_precision
 from objnet.nn.functional._convolution import Window, biased, convolve
 from objnet.nn.functional._spatial import batched, require, size, sizes
 
 __all__ = ["conv1d", "conv2d", "conv3d", "conv_tbc"]
 
 
+@low_precision
 def conv1d(
     input: jax.Array,
     weight: jax.Array,
@@ -47,6 +49,7 @@ def conv1d(
     return _conv("conv1d", 1, input, weight, bias, stride, padding, dilation, groups)
 
 
+@low_precision
 def conv2d(
     input: jax.Array,
     weight: jax.Array,
@@ -63,6 +66,7 @@ def conv2d(
     return _conv("conv2d", 2, input, weight, bias, stride, padding, dilation, groups)
 
 
+@low_precision
 def conv3d(
     input: jax.Array,
     weight: jax.Array,
@@ -79,6 +83,7 @@ def conv3d(
     return _conv("conv3d", 3, input, weight, bias, stride, padding, dilation, groups)
 
 
+@low_precision
 def conv_tbc(input: jax.Array, weight: jax.Array, bias: jax.Array, pad: int = 0) -> jax.Array:
     """Cross-correlation over a sequence laid out (time, batch, channels) (torch's ``F.conv_tbc``).
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from objnet.core.arrays import as_array
+from objnet.core.autocast import low_precision
 from objnet.nn.functional._convolution import biased
 from objnet.nn.functional._spatial import batched, require, size, sizes
 from objnet.nn.functional._transposed import Layout, convolve_transposed
@@ -16,6 +17,7 @@ from objnet.nn.functional.conv import check_arrays
 __all__ = ["conv_transpose1d", "conv_transpose2d", "conv_transpose3d"]
 
 
+@low_precision
 def conv_transpose1d(
     input: jax.Array,
     weight: jax.Array,
@@ -51,6 +53,7 @@ def conv_transpose1d(
     return _conv_transpose("conv_transpose1d", 1, input, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
+@low_precision
 def conv_transpose2d(
     input: jax.Array,
     weight: jax.Array,
@@ -68,6 +71,7 @@ def conv_transpose2d(
     return _conv_transpose("conv_transpose2d", 2, input, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
+@low_precision
 def conv_transpose3d(
     input: jax.Array,
     weight: jax.Array,

@@ -18,6 +18,7 @@ import numpy as np
 from jax import lax
 
 from objnet.core.arrays import as_array
+from objnet.core.autocast import full_precision
 from objnet.core.precision import matmul_precision
 from objnet.nn.functional._common import host, is_concrete, reduced, require_floating, resolve_reduction, widen
 from objnet.nn.functional._loss import exists
@@ -27,6 +28,7 @@ __all__ = ["ctc_loss"]
 _NAME = "ctc_loss"
 
 
+@full_precision
 def ctc_loss(
     log_probs: jax.Array,
     targets: jax.Array,

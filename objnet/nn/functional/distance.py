@@ -10,12 +10,14 @@ import numpy as np
 from jax import lax
 
 from objnet.core.arrays import as_array
+from objnet.core.autocast import full_precision
 from objnet.nn.functional._common import common_dtype, is_floating, normalise_dim, widen
 from objnet.nn.functional._norm import check_norm, vector_norm
 
 __all__ = ["cosine_similarity", "normalize", "pairwise_distance", "pdist"]
 
 
+@full_precision
 def normalize(
     input: jax.Array,
     p: float = 2.0,
@@ -53,6 +55,7 @@ def normalize(
     return (array / jnp.where(norm < eps, eps, norm).astype(array.dtype)).astype(input.dtype).reshape(input.shape)
 
 
+@full_precision
 def cosine_similarity(x1: jax.Array, x2: jax.Array, dim: int = 1, eps: float = 1e-8) -> jax.Array:
     """The cosine of the angle between vectors along ``dim`` (torch's ``F.cosine_similarity``).
 
@@ -85,6 +88,7 @@ def cosine_similarity(x1: jax.Array, x2: jax.Array, dim: int = 1, eps: float = 1
     return jnp.sum(units[0] * units[1], axis).astype(dtype)
 
 
+@full_precision
 def pairwise_distance(x1: jax.Array, x2: jax.Array, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> jax.Array:
     """The p-norm of ``x1 - x2 + eps`` along the last dimension (torch's ``F.pairwise_distance``).
 
@@ -113,6 +117,7 @@ def pairwise_distance(x1: jax.Array, x2: jax.Array, p: float = 2.0, eps: float =
     return (norm.reshape(*shape[:-1], 1) if keepdim and shape else norm.reshape(shape[:-1])).astype(real)
 
 
+@full_precision
 def pdist(input: jax.Array, p: float = 2.0) -> jax.Array:
     """The p-norm distances between every two rows, in the order (0, 1), (0, 2), ..., (1, 2), ... (torch's ``F.pdist``).
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from objnet.core.arrays import as_array
+from objnet.core.autocast import full_precision
 from objnet.nn.functional._common import (
     common_dtype,
     host,
@@ -25,6 +26,7 @@ from objnet.nn.functional._loss import broadcast, float_dtype, refuse_complex, w
 __all__ = ["gaussian_nll_loss", "kl_div", "poisson_nll_loss"]
 
 
+@full_precision
 def kl_div(
     input: jax.Array,
     target: jax.Array,
@@ -57,7 +59,7 @@ def kl_div(
     else:
         if reduction == "mean":
             message = "reduction='mean' divides by the number of elements: pass 'batchmean' for the divergence"
-            warnings.warn(message, UserWarning, stacklevel=2)
+            warnings.warn(message, UserWarning, stacklevel=3)
         reduction = resolve_reduction(reduction)
     input, target = as_array(input), as_array(target)
     if not (is_floating(input) and is_floating(target)):
@@ -71,6 +73,7 @@ def kl_div(
     return loss.astype(result)
 
 
+@full_precision
 def poisson_nll_loss(
     input: jax.Array,
     target: jax.Array,
@@ -114,6 +117,7 @@ def poisson_nll_loss(
     return reduced(losses, reduction).astype(result)
 
 
+@full_precision
 def gaussian_nll_loss(
     input: jax.Array,
     target: jax.Array,

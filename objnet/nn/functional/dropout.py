@@ -149,7 +149,9 @@ def _dropped(function: str, input: jax.Array, p: float, training: bool, *, featu
 
 def _kept(key: jax.Array, shape: tuple[int, ...], p: float) -> jax.Array:
     """Booleans, False with probability ``p``; see the module docstring for how exactly."""
-    if (p * 2**8).is_integer():
+    if not all(isinstance(n, int) for n in shape):
+        bits = 32  # of a symbolic shape: XLA cannot tell how many pieces its words make
+    elif (p * 2**8).is_integer():
         bits = 8
     else:
         bits = 16 if abs(round(p * 2**16) / 2**16 - p) <= min(p, 1 - p) / 1024 else 32
@@ -157,7 +159,7 @@ def _kept(key: jax.Array, shape: tuple[int, ...], p: float) -> jax.Array:
     threshold = dtype.type(min(round(p * 2**bits), 2**bits - 1))
     *lead, last = shape or (1,)
     words = jax.random.bits(key, (*lead, -(-last * bits // 32)), jnp.uint32)
-    pieces = lax.bitcast_convert_type(words, dtype).reshape(*lead, -1)[..., :last]
+    pieces = words if bits == 32 else lax.bitcast_convert_type(words, dtype).reshape(*lead, -1)[..., :last]
     return (pieces >= threshold).reshape(shape)
 
 

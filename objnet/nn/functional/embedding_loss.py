@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from objnet.core.arrays import as_array
+from objnet.core.autocast import full_precision
 from objnet.nn.functional._common import reduced, require_reduction, resolve_reduction
 from objnet.nn.functional._loss import broadcast, clamped, comparable, float_dtype, refuse_complex, wide_dtype
 from objnet.nn.functional.distance import pairwise_distance
@@ -18,6 +19,7 @@ __all__ = ["cosine_embedding_loss", "triplet_margin_loss", "triplet_margin_with_
 _Distance = Callable[[jax.Array, jax.Array], jax.Array]
 
 
+@full_precision
 def cosine_embedding_loss(
     input1: jax.Array,
     input2: jax.Array,
@@ -60,6 +62,7 @@ def cosine_embedding_loss(
     return reduced(losses, reduction).astype(result)
 
 
+@full_precision
 def triplet_margin_loss(
     anchor: jax.Array,
     positive: jax.Array,
@@ -100,6 +103,7 @@ def triplet_margin_loss(
     return reduced(losses, reduction).astype(jnp.finfo(result).dtype)
 
 
+@full_precision
 def triplet_margin_with_distance_loss(
     anchor: jax.Array,
     positive: jax.Array,

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from objnet.core.arrays import as_array
+from objnet.core.autocast import widest_precision
 from objnet.nn.functional._common import is_floating, require_floating, widen
 from objnet.nn.functional._spatial import size as as_size
 
@@ -36,6 +37,7 @@ Tap: TypeAlias = tuple[jax.Array, jax.Array]
 _CUBIC = -0.75
 
 
+@widest_precision
 def grid_sample(
     input: jax.Array,
     grid: jax.Array,
@@ -134,7 +136,7 @@ def _centres(count: int, align_corners: bool, dtype: Any) -> jax.Array:
 
 def _aligned(function: str, align_corners: bool | None) -> bool:
     if align_corners is None:
-        warnings.warn(f"{function}: align_corners is False unless given: pass it", UserWarning, stacklevel=3)
+        warnings.warn(f"{function}: align_corners is False unless given: pass it", UserWarning, stacklevel=4)
     return bool(align_corners)
 
 

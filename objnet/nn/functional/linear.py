@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from objnet.core.arrays import as_array
+from objnet.core.autocast import low_precision, widest_precision
 from objnet.core.precision import matmul_precision
 from objnet.nn.functional._common import broadcast_into, widen
 from objnet.nn.functional._rows import every_row
@@ -15,6 +16,7 @@ from objnet.nn.functional._rows import every_row
 __all__ = ["bilinear", "linear"]
 
 
+@low_precision
 def linear(input: jax.Array, weight: jax.Array, bias: jax.Array | None = None) -> jax.Array:
     """``input @ weight.T + bias`` (torch's ``F.linear``).
 
@@ -61,6 +63,7 @@ def linear(input: jax.Array, weight: jax.Array, bias: jax.Array | None = None) -
     return (widen(output) + spread(wide, output.shape)).astype(output.dtype)
 
 
+@widest_precision
 def bilinear(input1: jax.Array, input2: jax.Array, weight: jax.Array, bias: jax.Array | None = None) -> jax.Array:
     """``input1 @ weight[k] @ input2 + bias[k]`` for every output k (torch's ``F.bilinear``).
 

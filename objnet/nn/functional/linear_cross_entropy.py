@@ -19,6 +19,7 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from objnet.core.arrays import as_array
+from objnet.core.autocast import full_precision
 from objnet.core.precision import matmul_precision
 from objnet.nn.functional._common import resolve_reduction
 from objnet.nn.functional._loss import exists, is_class, log_total, picked
@@ -30,6 +31,7 @@ __all__ = ["linear_cross_entropy"]
 _NAME = "linear_cross_entropy"
 
 
+@full_precision
 def linear_cross_entropy(
     input: jax.Array,
     linear_weight: jax.Array,
@@ -86,7 +88,7 @@ def linear_cross_entropy(
             f"{_NAME}: options are ignored: they need classes, a 2-d linear_weight and no label_smoothing, got a target of "
             f"{target.dtype}, linear_weight {linear_weight.shape} and label_smoothing={label_smoothing}",
             UserWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
     flat = math.prod(outputs)
     logits = linear(

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from objnet.core.arrays import as_array
+from objnet.core.autocast import full_precision
 from objnet.nn.functional._common import is_floating, reduced, require_floating, resolve_reduction, widen
 from objnet.nn.functional._loss import (
     as_classes,
@@ -31,6 +32,7 @@ __all__ = [
 ]
 
 
+@full_precision
 def margin_ranking_loss(
     input1: jax.Array,
     input2: jax.Array,
@@ -69,6 +71,7 @@ def margin_ranking_loss(
     return reduced(clamped(float(margin) - t * (first - second)), reduction).astype(result)
 
 
+@full_precision
 def hinge_embedding_loss(
     input: jax.Array,
     target: jax.Array,
@@ -105,6 +108,7 @@ def hinge_embedding_loss(
     return reduced(far + jnp.where(target != -1, x, jnp.zeros((), x.dtype)), reduction).astype(input.dtype)
 
 
+@full_precision
 def soft_margin_loss(
     input: jax.Array,
     target: jax.Array,
@@ -142,6 +146,7 @@ def soft_margin_loss(
     return reduced(losses, reduction).astype(input.dtype)
 
 
+@full_precision
 def multi_margin_loss(
     input: jax.Array,
     target: jax.Array,
@@ -199,6 +204,7 @@ def multi_margin_loss(
     return reduced((jnp.sum(hinges, 1) * factor).reshape(shape), reduction).astype(input.dtype)
 
 
+@full_precision
 def multilabel_margin_loss(
     input: jax.Array,
     target: jax.Array,

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from objnet.core.arrays import as_array
+from objnet.core.autocast import low_precision
 from objnet.nn.functional._attention import bias_of, product
 from objnet.nn.functional._attention_masks import canonical, merged
 from objnet.nn.functional.attention import scaled_dot_product_attention
@@ -17,6 +18,7 @@ from objnet.nn.functional.linear import linear
 __all__ = ["multi_head_attention_forward"]
 
 
+@low_precision
 def multi_head_attention_forward(
     query: jax.Array,
     key: jax.Array,
@@ -94,6 +96,7 @@ def multi_head_attention_forward(
     )
 
 
+@low_precision
 def attend(
     query: jax.Array,
     key: jax.Array,
@@ -113,7 +116,7 @@ def attend(
     average: bool = True,
     is_causal: bool = False,
     batch_first: bool = False,
-    stacklevel: int = 4,
+    stacklevel: int = 6,
 ) -> tuple[jax.Array, jax.Array | None]:
     """:func:`multi_head_attention_forward`, in either layout: arrays are transposed once, on their way into heads."""
     one_source, self_attention = key is value, query is key is value

@@ -14,12 +14,14 @@ import jax.numpy as jnp
 from jax import lax
 
 from objnet.core.arrays import as_array
+from objnet.core.autocast import full_precision
 from objnet.nn.functional._common import is_half, require_floating, widen
 from objnet.nn.functional._rows import every_row
 
 __all__ = ["group_norm", "layer_norm", "rms_norm"]
 
 
+@full_precision
 def layer_norm(
     input: jax.Array,
     normalized_shape: Sequence[int],
@@ -56,6 +58,7 @@ def layer_norm(
     return output.astype(input.dtype)
 
 
+@full_precision
 def rms_norm(
     input: jax.Array, normalized_shape: Sequence[int], weight: jax.Array | None = None, eps: float | None = None
 ) -> jax.Array:
@@ -88,6 +91,7 @@ def rms_norm(
     return output.astype(input.dtype)
 
 
+@full_precision
 def group_norm(
     input: jax.Array,
     num_groups: int,

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from objnet.core.arrays import as_array
+from objnet.core.autocast import low_precision
 from objnet.core.rng import next_rng_key
 from objnet.nn.functional._common import widen
 from objnet.nn.functional._pointwise import floating, number_like, real, written
@@ -89,6 +90,7 @@ def rrelu(
     return written(input, (wide * jnp.where(wide <= 0, slopes, 1.0)).astype(array.dtype), inplace)
 
 
+@low_precision
 def prelu(input: jax.Array, weight: jax.Array) -> jax.Array:
     """``input`` where positive, else ``weight * input`` (He et al. 2015; torch's ``F.prelu``).
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from objnet.core.arrays import as_array
+from objnet.core.autocast import low_precision
 from objnet.nn.functional import _recurrent
 from objnet.nn.functional._common import host, is_concrete
 from objnet.nn.functional._recurrent import Cell, State, Weights
@@ -23,6 +24,7 @@ __all__ = ["gru", "gru_cell", "lstm", "lstm_cell", "rnn_relu", "rnn_relu_cell", 
 Array = jax.Array
 
 
+@low_precision
 def lstm_cell(
     input: Array,
     hx: tuple[Array, Array],
@@ -52,6 +54,7 @@ def lstm_cell(
     return h, c
 
 
+@low_precision
 def gru_cell(input: Array, hx: Array, w_ih: Array, w_hh: Array, b_ih: Array | None = None, b_hh: Array | None = None) -> Array:
     """One step of a gated recurrent unit (Cho et al. 2014; torch's ``gru_cell``, with the reset gate after the product).
 
@@ -60,6 +63,7 @@ def gru_cell(input: Array, hx: Array, w_ih: Array, w_hh: Array, b_ih: Array | No
     return _cell("gru_cell", _recurrent.GRU, input, (hx,), (w_ih, w_hh, b_ih, b_hh))[0]
 
 
+@low_precision
 def rnn_tanh_cell(
     input: Array, hx: Array, w_ih: Array, w_hh: Array, b_ih: Array | None = None, b_hh: Array | None = None
 ) -> Array:
@@ -67,6 +71,7 @@ def rnn_tanh_cell(
     return _cell("rnn_tanh_cell", _recurrent.RNN_TANH, input, (hx,), (w_ih, w_hh, b_ih, b_hh))[0]
 
 
+@low_precision
 def rnn_relu_cell(
     input: Array, hx: Array, w_ih: Array, w_hh: Array, b_ih: Array | None = None, b_hh: Array | None = None
 ) -> Array:
@@ -74,6 +79,7 @@ def rnn_relu_cell(
     return _cell("rnn_relu_cell", _recurrent.RNN_RELU, input, (hx,), (w_ih, w_hh, b_ih, b_hh))[0]
 
 
+@low_precision
 def lstm(
     input: Array,
     hx: tuple[Array, Array] | None,
@@ -147,7 +153,7 @@ def _one_state(name: str, cell: Cell, doc: str) -> Callable[..., tuple[Array, Ar
     As :func:`lstm`, but for one state ``hx``, (layers * directions, N, H), {cell.gates} * H rows of gates, no projections, and
     two results: output and h_n.
     """
-    return layers
+    return low_precision(layers)
 
 
 gru = _one_state(

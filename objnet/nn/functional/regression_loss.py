@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from objnet.core.arrays import as_array
+from objnet.core.autocast import full_precision
 from objnet.nn.functional._common import (
     absolute,
     common_dtype,
@@ -23,6 +24,7 @@ from objnet.nn.functional._loss import broadcast
 __all__ = ["huber_loss", "l1_loss", "mse_loss", "smooth_l1_loss"]
 
 
+@full_precision
 def mse_loss(
     input: jax.Array,
     target: jax.Array,
@@ -52,6 +54,7 @@ def mse_loss(
     return _averaged(jnp.square(input - target), weight, reduction)
 
 
+@full_precision
 def l1_loss(
     input: jax.Array,
     target: jax.Array,
@@ -76,6 +79,7 @@ def l1_loss(
     return _averaged(absolute(input - target), weight, reduction)
 
 
+@full_precision
 def smooth_l1_loss(
     input: jax.Array,
     target: jax.Array,
@@ -101,6 +105,7 @@ def smooth_l1_loss(
     return reduced(_huber(input - target, float(beta)) / float(beta), reduction)
 
 
+@full_precision
 def huber_loss(
     input: jax.Array,
     target: jax.Array,
@@ -133,7 +138,7 @@ def _pair(function: str, input: Any, target: Any) -> tuple[jax.Array, jax.Array]
     input, target = as_array(input), as_array(target)
     if input.shape != target.shape:
         message = f"{function}: the target's shape {target.shape} is not the input's {input.shape}; broadcasting them"
-        warnings.warn(f"{message} is rarely meant", UserWarning, stacklevel=3)
+        warnings.warn(f"{message} is rarely meant", UserWarning, stacklevel=4)
     input, target = broadcast(function, input, target)
     dtype = common_dtype(input, target)
     return input.astype(dtype), target.astype(dtype)

@@ -11,12 +11,14 @@ import jax
 import jax.numpy as jnp
 
 from objnet.core.arrays import as_array
+from objnet.core.autocast import full_precision
 from objnet.core.rng import next_rng_key
 from objnet.nn.functional._common import is_floating, normalise_dim, require_floating, widen
 
 __all__ = ["gumbel_softmax", "log_softmax", "softmax", "softmin"]
 
 
+@full_precision
 def softmax(input: jax.Array, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> jax.Array:
     """``exp(input)`` scaled to sum to one along ``dim`` (torch's ``F.softmax``).
 
@@ -32,11 +34,13 @@ def softmax(input: jax.Array, dim: int | None = None, _stacklevel: int = 3, dtyp
     return _along(_softmax, "softmax", as_array(input), dim, _stacklevel, dtype)
 
 
+@full_precision
 def log_softmax(input: jax.Array, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> jax.Array:
     """The logarithm of :func:`softmax`, without overflow; the same arguments and errors (torch's ``F.log_softmax``)."""
     return _along(_log_softmax, "log_softmax", as_array(input), dim, _stacklevel, dtype)
 
 
+@full_precision
 def softmin(input: jax.Array, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> jax.Array:
     """:func:`softmax` of ``-input``; the same arguments and errors (torch's ``F.softmin``).
 
@@ -51,6 +55,7 @@ def softmin(input: jax.Array, dim: int | None = None, _stacklevel: int = 3, dtyp
     return _along(_softmax, "softmin", -input, dim, _stacklevel, dtype)
 
 
+@full_precision
 def gumbel_softmax(logits: jax.Array, tau: float = 1, hard: bool = False, eps: float = 1e-10, dim: int = -1) -> jax.Array:
     """A random draw from the Gumbel-softmax distribution (Jang et al. 2016; torch's ``F.gumbel_softmax``).
 
@@ -67,7 +72,7 @@ def gumbel_softmax(logits: jax.Array, tau: float = 1, hard: bool = False, eps: f
     """
     logits = as_array(logits)
     if eps != 1e-10:
-        warnings.warn("gumbel_softmax: eps is deprecated and has no effect", UserWarning, stacklevel=2)
+        warnings.warn("gumbel_softmax: eps is deprecated and has no effect", UserWarning, stacklevel=3)
     if not is_floating(logits):
         raise RuntimeError(f"gumbel_softmax needs floating point logits, got {logits.dtype}")
     axis = normalise_dim(dim, logits.ndim)
@@ -88,7 +93,7 @@ def _along(
 ) -> jax.Array:
     if dim is None:
         dim = 0 if input.ndim in (0, 1, 3) else 1
-        warnings.warn(f"{name} without dim is deprecated: pass dim={dim}", UserWarning, stacklevel=stacklevel)
+        warnings.warn(f"{name} without dim is deprecated: pass dim={dim}", UserWarning, stacklevel=stacklevel + 1)
     axis = normalise_dim(dim, input.ndim)
     if dtype is not None:
         input = input.astype(dtype)

@@ -148,6 +148,7 @@ from objnet.nn.modules.recurrent_cores import DeepRNNCell, IdentityCell, ResetCe
 from objnet.nn.modules.reshape import Reshape
 from objnet.nn.modules.rnn import GRU, LSTM, RNN, RNNBase
 from objnet.nn.modules.rnn_cell import GRUCell, LSTMCell, RNNCell, RNNCellBase
+from objnet.nn.modules.scan_sequential import ScanSequential
 from objnet.nn.modules.sparse import Embedding, EmbeddingBag
 from objnet.nn.modules.syncbatchnorm import SyncBatchNorm
 from objnet.nn.modules.transformer import (
@@ -318,6 +319,7 @@ __all__ = [
     "ReplicationPad3d",
     "ResetCell",
     "Reshape",
+    "ScanSequential",
     "SeparableDepthwiseConv2d",
     "Sequential",
     "SiLU",

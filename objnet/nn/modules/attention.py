@@ -142,7 +142,7 @@ class MultiheadAttention(Module):
             average=average_attn_weights,
             is_causal=is_causal,
             batch_first=self.batch_first,
-            stacklevel=7,
+            stacklevel=8,
         )
 
     def merge_masks(

@@ -11,7 +11,7 @@ from objnet.nn.module import Module
 __all__ = ["LogSoftmax", "Softmax", "Softmax2d", "Softmin"]
 
 # How far a deprecation warning of the functional has to climb to reach the line that calls the module.
-_CALLER = 6
+_CALLER = 7
 
 
 class Softmax(Module):

@@ -1,0 +1,156 @@
+"""``ScanSequential``: a chain of equal blocks, compiled in the time of one."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from objnet.core import frame
+from objnet.core.foreign import to_host_or_jax
+from objnet.nn.module import Module, _indent
+from objnet.nn.stacking import run_layers, stack_modules, unstack_modules
+
+__all__ = ["ScanSequential"]
+
+
+class ScanSequential(Module):
+    """Equal blocks one after the other, as ``nn.Sequential``, run as one ``lax.scan`` over their stacked parameters.
+
+    Tracing and compiling cost what one block costs. The state dict has torch's keys, ``0.weight``, ``1.weight``, ..., as a
+    ``Sequential`` or ``ModuleList`` of the blocks has, so that checkpoints pass in both directions. ``parameters()`` yields the stacked
+    parameters, ``(number of blocks, *shape)`` each.
+
+    Input: what the blocks take and give, one structure, shape and dtype; further arguments go to every block. Random numbers differ
+    from block to block, and so do buffers.
+
+    Args:
+        blocks: modules that differ in nothing but their arrays, or one iterable of them. They are copied.
+        remat: whether each block's intermediate values are computed again in the backward pass.
+        policy: which values to keep all the same, one of ``jax.checkpoint_policies``.
+        unroll: how many blocks the program spells out at a time.
+
+    Raises:
+        RuntimeError: no blocks, or blocks that differ. TypeError: a block is no module.
+    """
+
+    def __init__(
+        self,
+        *blocks: Module | Iterable[Module],
+        remat: bool = False,
+        policy: Callable[..., bool] | None = None,
+        unroll: int = 1,
+    ) -> None:
+        super().__init__()
+        given: list[Any] = list(blocks)
+        gone = [block for block in given if isinstance(block, Module)]
+        if len(given) == 1 and not (isinstance(given[0], Module) and not hasattr(given[0], "__iter__")):
+            given = list(given[0].values()) if hasattr(given[0], "values") else list(given[0])
+        for block in given:
+            if not isinstance(block, Module):
+                raise TypeError(f"ScanSequential takes modules, got {type(block).__name__}")
+        self.remat = remat
+        self.policy = policy
+        self.unroll = unroll
+        self.length = len(given)
+        self.block = stack_modules(given)
+        inner = frame.current()
+        if inner is not None:  # a pure function names none of those that the stack has replaced
+            for block in dict.fromkeys([*gone, *given]):
+                inner.note_link(self, "_modules", "block", block, None)
+        if any(type(m).get_extra_state is not Module.get_extra_state for m in self.block.modules()):
+            raise RuntimeError("ScanSequential: the blocks keep extra state (get_extra_state), which cannot be stacked")
+
+    def forward(self, input: Any, *args: Any, **kwargs: Any) -> Any:
+        return self._through(input, args, kwargs, False)[0]
+
+    def with_outputs(self, input: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        """The result, and the results of all blocks stacked along axis 0."""
+        return self._through(input, args, kwargs, True)
+
+    def _through(self, input: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: bool) -> tuple[Any, Any]:
+        options = {"remat": self.remat, "policy": self.policy, "unroll": self.unroll, "length": self.length}
+        return run_layers(self.block, input, args, kwargs, outputs=outputs, **options)  # type: ignore[arg-type]
+
+    def unrolled(self) -> list[Module]:
+        """Copies of the blocks, each with its own row of the parameters."""
+        return unstack_modules(self.block)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Any:
+        raise TypeError(
+            "a ScanSequential is not iterated over: call it, x = blocks(x), which runs all of them; blocks.unrolled() gives copies"
+        )
+
+    # -- torch's keys --------------------------------------------------------------------------------------------------
+
+    def state_dict(self, *args: Any, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> Any:
+        """As :meth:`Module.state_dict`, with the keys of separate blocks; ``keep_vars`` gives arrays all the same."""
+        if destination is None:
+            destination = OrderedDict()
+            destination._metadata = OrderedDict()
+        stacked = self.block.state_dict()
+        metadata = getattr(destination, "_metadata", None)
+        if metadata is not None:
+            metadata[prefix[:-1]] = {"version": self._version}
+        for i in range(self.length):
+            if metadata is not None:
+                inner = {f"{prefix}{i}{'.' if path else ''}{path}": facts for path, facts in stacked._metadata.items()}
+                metadata.update(inner)
+            destination.update((f"{prefix}{i}.{name}", value[i]) for name, value in stacked.items())
+        return destination
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        own = self.block.state_dict()
+        for name, held in own.items():
+            rows = []
+            for i in range(self.length):
+                key = f"{prefix}{i}.{name}"
+                if key not in state_dict:
+                    missing_keys.append(key)
+                    rows.append(held[i])
+                    continue
+                value = state_dict.pop(key)
+                try:
+                    value = to_host_or_jax(value)
+                except TypeError:
+                    error_msgs.append(f'While copying the parameter named "{key}", expected an array but received {type(value)}')
+                    value = held[i]
+                if tuple(value.shape) != tuple(held.shape[1:]):
+                    error_msgs.append(
+                        f"size mismatch for {key}: copying a param with shape torch.Size({list(value.shape)}) from checkpoint, "
+                        f"the shape in current model is torch.Size({list(held.shape[1:])})."
+                    )
+                    value = held[i]
+                rows.append(value)
+            host = all(isinstance(row, np.ndarray) for row in rows)
+            state_dict[f"{prefix}block.{name}"] = np.stack(rows) if host else jnp.stack([jnp.asarray(row) for row in rows])
+        known = {f"{prefix}block.{name}" for name in own}
+        unknown = [key for key in state_dict if key.startswith(prefix) and key not in known]
+        unexpected_keys += unknown
+        for key in unknown:
+            del state_dict[key]
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{n}={v}" for n, v in (("remat", self.remat), ("unroll", self.unroll)) if v not in (False, 1))
+
+    def __repr__(self) -> str:
+        extra = self.extra_repr()
+        name = f"(0-{self.length - 1}): {self.length} x" if self.length > 1 else "(0):"
+        lines = [*([extra] if extra else []), f"{name} {_indent(repr(self.block))}"]
+        return f"{self._get_name()}(\n  " + "\n  ".join(lines) + "\n)"
