@@ -325,6 +325,14 @@ def current() -> Frame | None:
     return _frame.get()
 
 
+def is_open(frame: Frame) -> bool:
+    """Whether ``frame`` is open around here."""
+    inner = _frame.get()
+    while inner is not None and inner is not frame:
+        inner = inner.parent
+    return inner is not None
+
+
 def get(variable: Variable) -> Any:
     """The value of ``variable`` here and now.
 

@@ -21,30 +21,26 @@ from typing import Any
 import jax
 
 from objnet.core import errors, frame, settings, variable
-from objnet.core.capture import Capture
 from objnet.core.frame import DROPPED, UNSET
 from objnet.core.rng import key_stream
-from objnet.core.variable import Parameter, Variable
-from objnet.core.watch import Snapshot, Watch
+from objnet.core.variable import Variable
+from objnet.core.watch import Watch
 from objnet.transforms import nonfinite
-from objnet.transforms.arguments import ABSTRACT, Static, join, shape_of, split, static_arguments
+from objnet.transforms.arguments import ABSTRACT, Static, shape_of, split, static_arguments
 from objnet.transforms.autodiff import gradients_in
-from objnet.transforms.differences import NamedCapture
 from objnet.transforms.explain import Explainer, Explanation
 from objnet.transforms.lowering import Lowered, lower
 from objnet.transforms.program import (
     Binding,
-    Found,
     Program,
-    ProgramFrame,
     Relayout,
     has_callback,
     in_progress,
-    initial,
     own_values,
     refuse_dropped,
     replay,
 )
+from objnet.transforms.tracing import Traceable, relatives, under_plain_jit, unwrapped
 
 _SET = Variable._value.__set__  # type: ignore[attr-defined]
 _GET = attrgetter("_value")
@@ -57,7 +53,7 @@ MAX_PROGRAMS = 256
 MAX_BINDINGS = 32
 
 
-class Compiled:
+class Compiled(Traceable):
     """A compiled function; what :func:`jit` returns."""
 
     def __init__(
@@ -70,13 +66,11 @@ class Compiled:
         compiler_options: Any,
         explain: bool,
     ):
-        self._function = function
+        super().__init__(function, keep_grads, _ignored.setdefault(_anchor(function), {}), explain)
         self._static_argnums, self._static_argnames = static_arguments(function, static_argnums, static_argnames)
-        self._keep_grads = keep_grads
         self._donate = donate
         self._compiler_options = compiler_options
         self._by_shape = False
-        self._ignored = _ignored.setdefault(_anchor(function), {})
         self._bindings: OrderedDict[Any, Binding] = OrderedDict()
         self._options = (self._static_argnums, self._static_argnames, keep_grads, donate, _key(compiler_options))
         functools.update_wrapper(self, function, updated=())
@@ -114,7 +108,7 @@ class Compiled:
         except Relayout:
             pass
         except frame.Unlifted as missing:
-            if _is_open(missing.frame):
+            if frame.is_open(missing.frame):
                 raise  # it is an enclosing program that lacks an input
         self._separate_shapes()
         return self(*args, **kwargs)
@@ -258,7 +252,7 @@ class Compiled:
         while True:
             capture, facts = self._capture(statics)
             reachable = list(dict.fromkeys([*capture.variables, key_stream]))
-            lifted = list(dict.fromkeys([*(() if _under_plain_jit() else reachable), *met]))
+            lifted = list(dict.fromkeys([*(() if under_plain_jit() else reachable), *met]))
             program, first = programs.get((self._options, shape, facts)), None
             if program is not None:
                 lifted = reachable
@@ -268,9 +262,9 @@ class Compiled:
             try:
                 found, jaxpr, shapes, traced = self._first_trace(capture, lifted, dynamic, rebuild)
             except frame.Unlifted as missing:
-                if _is_open(missing.frame):
+                if frame.is_open(missing.frame):
                     raise
-                met += [missing.variable, *(() if _under_plain_jit() else _relatives(missing.variable))]
+                met += [missing.variable, *(() if under_plain_jit() else relatives(missing.variable))]
                 if self._explainer is not None:
                     self._explainer.note("unreachable", missing.variable.describe(), "", "met while tracing, which starts again")
                 continue
@@ -298,94 +292,6 @@ class Compiled:
             self._bindings.popitem(last=False)
         return binding, [first] if first is not None else ()
 
-    def _capture(self, statics: Any) -> tuple[Capture, Any]:
-        """Walk what the function reaches; optimizers make their state first, so that one trace suffices."""
-        prepared: set[int] = set()
-        while True:
-            capture = Capture(self._ignored) if self._explainer is None else NamedCapture(self._ignored)
-            facts = capture.walk(self._function, statics)
-            waiting = [o for o in capture.objects if id(o) not in prepared and hasattr(o, "__objnet_prepare__")]
-            if not waiting:
-                return capture, facts
-            prepared.update(map(id, waiting))
-            for o in waiting:
-                o.__objnet_prepare__()
-
-    def _first_trace(self, capture: Capture, lifted: list[Variable], dynamic: Any, rebuild: Any) -> Any:
-        """Trace to a jaxpr, and refuse what the trace changed and no program can repeat."""
-        snapshot = Snapshot(capture)
-        found: list[Found] = []
-
-        def body(values: list[Any], dynamic: tuple[Any, ...]) -> list[Any]:
-            trace, result = self._trace(dict(zip(lifted, values, strict=True)), rebuild, dynamic)
-            found.append(trace)
-            out = [list(trace.out.values()), list(trace.created_values), result]
-            trace.drop_tracers()
-            return out
-
-        try:
-            jaxpr, shapes = jax.make_jaxpr(body, return_shape=True)([initial(v) for v in lifted], dynamic)
-        except BaseException as error:
-            snapshot.restore()
-            if frame.is_leak(error):
-                raise frame.leaked_error() from error
-            raise
-        changes = snapshot.changes()
-        for key, owner, values, instance in changes:
-            if instance is not None or not frame.is_concrete(values):
-                snapshot.restore()
-                where, more = type(instance).__name__, ""
-                if instance is None:
-                    where = "a global, an enclosing variable, a list or a dict"
-                    more = (
-                        ' A hook that keeps a feature can write setattr(module, "feature", output); or take the value out again '
-                        "before the function returns, to return it: features.pop(...)."
-                    )
-                raise errors.StaticAttributeError(
-                    f"{where} was changed inside {self._name()}{self._changed_names(values)}: that would happen once, when the "
-                    f"function is traced, and not at every call. Return the value, or hold it as an array attribute of a module.{more}"
-                )
-            self._ignored[key] = owner
-        found[0].changed = bool(changes)
-        return found[0], jaxpr, shapes, lifted
-
-    @staticmethod
-    def _changed_names(values: Any) -> str:
-        return f" ({', '.join(map(str, values))})" if isinstance(values, dict) and values else ""
-
-    def _trace(self, values: dict[Variable, Any], rebuild: Any, dynamic: Any) -> tuple[Found, Any]:
-        """Run the user's function once over tracers."""
-        inner = ProgramFrame()
-        leaves = {v: jax.tree.leaves(value) for v, value in values.items()}
-        frozen = {v: v.requires_grad for v in values if isinstance(v, Parameter)}
-        try:
-            with inner.open():
-                for v, value in values.items():
-                    inner.values[v] = v._value if value is None and isinstance(v._value, frame.Sentinel) else value
-                if rebuild is None:
-                    result = self._function(*dynamic)
-                else:
-                    args, kwargs = join(rebuild, dynamic)
-                    result = self._function(*args, **kwargs)
-                result = jax.tree.map(lambda x: x, result)  # Parameters become arrays
-                for v, before in frozen.items():
-                    if v.requires_grad != before:
-                        raise errors.CompiledCallError(
-                            f"requires_grad of {v.describe()} was changed inside {self._name()}: change it outside, between calls."
-                        )
-                found = Found(inner, result, values, leaves, self._keep_grads)
-                inner.rollback()  # attribute writes are repeated after every call, with that call's values
-            return found, result
-        finally:
-            inner.close()
-
-    def _name(self) -> str:
-        return getattr(self._function, "__qualname__", type(self._function).__name__)
-
-    def _short_name(self) -> str:
-        """What the program is called in HLO and in profiles."""
-        return getattr(_unwrapped(self._function), "__name__", type(_unwrapped(self._function)).__name__)
-
 
 def _surroundings() -> Any:
     """What a program depends on besides its function and arguments: settings in force, and whether a pure function initialises."""
@@ -394,43 +300,10 @@ def _surroundings() -> Any:
     return (settings.key(), phase) if phase is not None or settings.current() else ()
 
 
-def _under_plain_jit() -> bool:
-    """Whether a plain jax transform is tracing here, so that only what is really read may be touched (and refused)."""
-    return frame.current() is None and frame.trace_state() != frame.CLEAN and frame.staged()
-
-
-def _relatives(v: Variable) -> list[Variable]:
-    """Every Variable of the model that ``v`` belongs to, so that an unreachable model costs one more trace, not many."""
-    root: Any = v
-    while (home := getattr(root, "_home", None)) is not None and home[0]() is not None:
-        root = home[0]()
-    if not hasattr(root, "__objnet_capture__"):
-        return []
-    capture = Capture()
-    capture.visit(root)
-    return capture.variables
-
-
-def _is_open(inner: frame.Frame) -> bool:
-    here = frame.current()
-    while here is not None:
-        if here is inner:
-            return True
-        here = here.parent
-    return False
-
-
 def _anchor(function: Any) -> Any:
     """What the programs of a function hang on, weakly: its code, or the class of a callable object."""
-    function = _unwrapped(function)
+    function = unwrapped(function)
     return function.__code__ if isinstance(function, types.FunctionType) else type(function)
-
-
-def _unwrapped(function: Any) -> Any:
-    """The function behind methods and partials."""
-    while isinstance(function, (types.MethodType, functools.partial)):
-        function = function.__func__ if isinstance(function, types.MethodType) else function.func
-    return function
 
 
 def jit(

@@ -71,11 +71,8 @@ def with_keys(attempt: Callable[[RowFrame, bool, bool], Any], make: Callable[[],
     try:
         return run(False)
     except KeysNeeded as needed:
-        outer = frame.current()
-        while outer is not None:
-            if outer is needed.frame:
-                raise  # of a transform around this one
-            outer = outer.parent
+        if frame.is_open(needed.frame):
+            raise  # of a transform around this one
         return run(True)
 
 
