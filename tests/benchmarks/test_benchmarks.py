@@ -56,6 +56,13 @@ def test_overhead_measures_each_peer(overheads, entry):
     assert all(min(times(row)) > 0 for row in rows)
 
 
+def test_depth_compares_equal_losses():
+    tables = run("depth", "--blocks", "2", "--first", "1", "--rounds", "1")
+    for title in ("2 blocks, first step", "2 blocks, further steps"):
+        assert list(tables[title]) == ["lax.scan by hand", "nn.ScanSequential", "nn.rolled", "loop"]
+        assert min(map(min, map(times, tables[title].values()))) > 0
+
+
 def test_training_compares_equal_losses():
     tables = run("training", "--work", "cnn", "--rounds", "1", "--steps", "1")
     packages = {"nnx": "flax", "equinox": "equinox", "torch eager": "torch"}

@@ -14,13 +14,12 @@ import jax
 import jax.numpy as jnp
 
 from objnet.core.arrays import as_array
-from objnet.core.errors import MissingRngError
-from objnet.core.rng import next_rng_keys
 from objnet.nn.module import Module
 from objnet.nn.modules.container import ModuleList
 from objnet.nn.modules.conv_lstm import _ConvLSTMCell
 from objnet.nn.modules.rnn_cell import RNNCellBase
-from objnet.transforms.pure import transform_with_state
+from objnet.transforms.loops import scan
+from objnet.transforms.stage import eval_shape
 
 __all__ = ["DeepRNNCell", "IdentityCell", "RNNCore", "ResetCell", "Unroll"]
 
@@ -161,33 +160,15 @@ class Unroll(Module):
         return outputs, states, hx
 
     def _scan(self, xs: Any, hx: Any, length: int) -> tuple[Any, Any, Any]:
-        # The loop is plain jax: the cell goes in as a pure function, what it holds as arrays.
-        pure = transform_with_state(self.cell)
-        params, state = pure.init(None)
-
-        def step(key: Any, state: Any, hx: Any, x: Any) -> Any:
-            result, state = pure.apply(params, state, key, x, hx)
-            return *_parted(self.cell, result), state
-
-        first, keys = jax.tree.map(lambda x: x[0], xs), None
-        try:
-            _, like, _ = jax.eval_shape(step, None, state, hx, first)
-        except MissingRngError:
-            keys = next_rng_keys(length)
-            _, like, _ = jax.eval_shape(step, keys[0], state, hx, first)
-        if hx is None:
+        if hx is None:  # the loop's carry needs the form of the state, which one step tells
+            like = eval_shape(lambda x: _advance(self.cell, x, None)[1], jax.tree.map(lambda x: x[0], xs))
             hx = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), like)
 
-        def body(carry: Any, at: Any) -> Any:
-            output, hx, state = step(at[0], carry[1], carry[0], at[1])
-            return (hx, state), (output, hx if self.return_all_states else None)
+        def body(hx: Any, x: Any) -> tuple[Any, Any]:
+            output, hx = _advance(self.cell, x, hx)
+            return hx, (output, hx if self.return_all_states else None)
 
-        unroll = int(self.unroll)
-        (hx, state), (outputs, states) = jax.lax.scan(body, (hx, state), (keys, xs), reverse=self.reverse, unroll=unroll)
-        for path, entries in state.items():
-            holder = self.cell if path == "~" else self.cell.get_submodule(path)
-            for name, value in entries.items():
-                setattr(holder, name, value)
+        hx, (outputs, states) = scan(body, hx, xs, length, reverse=self.reverse, unroll=int(self.unroll))
         return outputs, states, hx
 
     def extra_repr(self) -> str:
