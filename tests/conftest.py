@@ -18,11 +18,11 @@ import pytest
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_num_cpu_devices", 2)
 
-_CACHE = "JAX_COMPILATION_CACHE_DIR"  # of the environment, for the workers and for scripts that tests start
-_ours = None if _CACHE in os.environ else tempfile.mkdtemp(prefix="objnet-programs-")
-if _ours is not None:
-    os.environ[_CACHE] = _ours
-jax.config.update("jax_compilation_cache_dir", os.environ[_CACHE])
+# The folder's name passes to the workers; scripts that tests start (and kill) do not use it.
+_FOLDER = "OBJNET_TEST_PROGRAMS"
+_ours = None if _FOLDER in os.environ else tempfile.mkdtemp(prefix="objnet-programs-")
+os.environ[_FOLDER] = os.environ.get(_FOLDER) or _ours
+jax.config.update("jax_compilation_cache_dir", os.environ[_FOLDER])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
