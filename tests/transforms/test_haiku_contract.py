@@ -737,6 +737,55 @@ def test_jaxs_transforms_agree():
     same(*(run(it) for it in LIBRARIES.values()))
 
 
+CONTROL_FLOW = {
+    "scan": lambda lib, step, x: lib.scan(lambda c, row: (step(c) + row, c), x, jnp.stack([x, 2 * x, 3 * x])),
+    "fori_loop": lambda lib, step, x: lib.fori_loop(0, 3, lambda i, c: step(c), x),
+    "map": lambda lib, step, x: lib.map(step, jnp.stack([x, 2 * x])),
+    "cond": lambda lib, step, x: lib.cond(x[0, 0] < 9.0, step, lambda c: c, x),
+    "switch": lambda lib, step, x: lib.switch(jnp.int32(1), [lambda c: c, step], x),
+    "remat": lambda lib, step, x: lib.remat(step)(x),
+    "grad": lambda lib, step, x: lib.grad(lambda x: step(x).sum())(x),
+    "value_and_grad": lambda lib, step, x: lib.value_and_grad(lambda x: (step(x).sum(), x), has_aux=True)(x),
+    "while_loop": lambda lib, step, x: (
+        step(x) if lib.running_init() else lib.while_loop(lambda s: s[0] < 3, lambda s: (s[0] + 1, step(s[1])), (jnp.int32(0), x))[1]
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", CONTROL_FLOW)
+def test_control_flow_with_state_and_keys_agrees(kind):
+    def run(it, wrap):
+        def f(x):
+            dense, average, drop = it.Dense(3, 3), it.Average(), it.Dropout(0.5)
+            average(dense(x))  # Haiku makes values when they are first asked for, which may not be in a branch
+            return CONTROL_FLOW[kind](it.lib, lambda x: drop(average(jnp.tanh(dense(x)))), x)
+
+        net = it.lib.transform_with_state(f)
+        params, state = wrap(net.init)(KEY, X)
+        outs = []
+        for key in jax.random.split(KEY, 2):
+            out, state = wrap(net.apply)(params, state, key, X)
+            outs.append(out)
+        return outs, state["average"]["hidden"], state["average"]["count"]
+
+    agree(run)
+
+
+def test_vmap_shares_state_and_splits_keys(it):
+    def f(x):
+        options = {"split_rng": not hk.running_init()} if it.lib is hk else {"randomness": "different"}
+        dense, counter, drop = it.Dense(3, 3), it.Counter(), it.Dropout(0.5)
+        counter()
+        return it.lib.vmap(lambda row: drop(dense(row[None]))[0], **options)(x)
+
+    net = it.lib.transform_with_state(f)
+    params, state = net.init(KEY, X)
+    out, state = net.apply(params, state, KEY, jnp.concatenate([X, X]))
+    zeros = np.asarray(out == 0)
+    assert out.shape == (4, 3) and state["counter"]["count"] == 10
+    assert (zeros[:2] != zeros[2:]).any()
+
+
 # -- the programs of Haiku's front page --------------------------------------------------------------------------------
 
 
