@@ -235,8 +235,23 @@ CASES = {
 
 def test_every_error_has_a_case():
     bases = {errors.ObjnetError, errors.TransformError}
-    assert set(CASES) == {getattr(errors, name) for name in errors.__all__} - bases
+    assert set(CASES) == {getattr(errors, name) for name in errors.__all__} - bases - {errors.RetracingWarning}
     assert all(issubclass(e, errors.ObjnetError) and e.__module__ == "objnet.errors" for e in CASES)
+
+
+def test_functions_that_are_traced_at_every_call_warn():
+    class Trainer:
+        def __init__(self):
+            self.model, self.losses = nn.Linear(3, 2), []
+
+        @objnet.jit
+        def loss(self, x):
+            return self.model(x).sum()
+
+    trainer = Trainer()
+    with pytest.warns(errors.RetracingWarning, match=r"traced 16 times for the same arguments.*explain=True"):
+        for _ in range(20):
+            trainer.losses.append(float(trainer.loss(X)))
 
 
 @pytest.mark.parametrize("error", CASES, ids=lambda e: e.__name__)

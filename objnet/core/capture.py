@@ -311,6 +311,11 @@ def class_attributes(kind: type) -> dict[str, Any]:
     return {k: v for k, v in vars(kind).items() if not k.startswith(("__", "_abc_")) and not _functions(v)}
 
 
+def methods(kind: type) -> dict[str, Any]:
+    """The functions that a class holds itself."""
+    return {k: v for k, v in vars(kind).items() if _functions(v)}
+
+
 def contents(cell: types.CellType) -> Any:
     try:
         return cell.cell_contents

@@ -136,6 +136,10 @@ class NonFiniteError(ObjnetError, FloatingPointError):
     """A NaN (or an infinity) appeared while ``objnet.debug.nans`` was watching."""
 
 
+class RetracingWarning(UserWarning):
+    """A compiled function is traced again and again for the same arguments."""
+
+
 def leftover_backward() -> BackwardError:
     """The error of a leftover ``loss.backward()``."""
     return BackwardError(

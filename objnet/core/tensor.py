@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from objnet.core.arrays import as_array
+from objnet.core.reductions import Reductions
 
 
 def _number_like(target: Any, value: Any) -> jax.Array:
@@ -21,7 +22,7 @@ def _number_like(target: Any, value: Any) -> jax.Array:
     return as_array(value).astype(target.dtype)
 
 
-class TensorMethods:
+class TensorMethods(Reductions):
     """Operators, queries and in-place methods over ``_read()`` and ``_set(value)``."""
 
     __slots__ = ()

@@ -11,7 +11,7 @@ from operator import attrgetter, itemgetter
 from typing import Any
 
 from objnet.core import epoch
-from objnet.core.capture import EMPTY, Capture, class_attributes, contents, fingerprint
+from objnet.core.capture import EMPTY, Capture, class_attributes, contents, fingerprint, methods
 
 _CONTENTS = attrgetter("cell_contents")
 
@@ -38,6 +38,7 @@ class Watch:
             ids.append(ids[0])  # one name too many makes itemgetter give a tuple even for one
         for kind in capture.classes:
             names = {k: v for k, v in class_attributes(kind).items() if (id(kind), k) not in capture.ignored}
+            names.update(methods(kind))
             if names:
                 self._names.append(
                     (itemgetter(*names, next(iter(names))), vars(kind), self._ids([*names.values(), next(iter(names.values()))]))

@@ -122,7 +122,9 @@ _HAIKU = {
     "force_name": Row("", f"to share a layer, use the same module; {_NAMES_ARE_PATHS}"),
     "get_channel_index": Row("", "channels are dimension 1, as torch"),
     "initializers": Row("objnet.nn.initializers", "and `nn.init`, which fills in place"),
-    "layer_stack": Row("objnet.nn.ScanSequential", "`nn.rolled` does it for a loop over a `ModuleList`; `with_outputs` gives those of all layers"),
+    "layer_stack": Row(
+        "objnet.nn.ScanSequential", "`nn.rolled` does it for a loop over a `ModuleList`; `with_outputs` gives those of all layers"
+    ),
     "LayerStackTransparencyMapping": Row("", "the layers keep their own keys"),
     "max_pool": Row("objnet.nn.functional.max_pool2d", "and 1d, 3d"),
     "multinomial": Row("", "deprecated; `jax.random.categorical(objnet.next_rng_key(), logits)`"),

@@ -8,11 +8,13 @@ one (``weight.data``, ``bias[n:2 * n]``); a bare ``jax.Array`` cannot be changed
 from __future__ import annotations
 
 import functools
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from objnet.core.abstract import skips
 from objnet.core.generator import Generator
@@ -228,7 +230,7 @@ def _calculate_fan_in_and_fan_out(tensor: Any) -> tuple[int, int]:
     Raises:
         ValueError: ``tensor`` has fewer than 2 dimensions.
     """
-    return fans(tensor.shape)
+    return fans(tensor.shape[len(_rows(tensor)) :])
 
 
 def _calculate_correct_fan(tensor: Any, mode: str) -> int:
@@ -237,7 +239,7 @@ def _calculate_correct_fan(tensor: Any, mode: str) -> int:
     Raises:
         ValueError: ``mode`` is neither ``"fan_in"`` nor ``"fan_out"``.
     """
-    return fan(tensor.shape, mode)
+    return fan(tensor.shape[len(_rows(tensor)) :], mode)
 
 
 def _fill(tensor: Any, initializer: initializers.Initializer, generator: Generator | None = None) -> Any:
@@ -246,8 +248,21 @@ def _fill(tensor: Any, initializer: initializers.Initializer, generator: Generat
     if skips(tensor):
         return tensor
     with initialising(tensor):
-        tensor._set(initializer(generator, tensor.shape, tensor.dtype))
+        rows = _rows(tensor)
+        if rows:  # of modules that were stacked: each is initialised as if it stood alone
+            shape = tensor.shape[len(rows) :]
+            drawn = [initializer(generator, shape, tensor.dtype) for _ in range(math.prod(rows))]
+            tensor._set(jnp.stack(drawn).reshape(tensor.shape))
+        else:
+            tensor._set(initializer(generator, tensor.shape, tensor.dtype))
     return tensor
+
+
+def _rows(tensor: Any) -> tuple[int, ...]:
+    """The leading sizes that come from stacking modules (:func:`objnet.nn.stack_modules`)."""
+    owner = tensor._owner() if isinstance(tensor, TensorMethods) else tensor
+    rows = getattr(owner, "stacked", ())
+    return rows if rows and tensor.shape == owner.shape and tensor.shape[: len(rows)] == rows else ()
 
 
 def _require_target(tensor: Any) -> None:

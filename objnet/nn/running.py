@@ -6,6 +6,7 @@ import itertools
 from typing import Any
 
 from objnet.core import scope
+from objnet.nn.habits import advice
 
 
 def running() -> list[Any]:
@@ -56,6 +57,8 @@ def note_path(error: Exception) -> None:
     except AttributeError:
         return
     error.add_note(f"in {described(running())}")
+    if (line := advice(error)) is not None:
+        error.add_note(line)
 
 
 def operation_scope(module: Any) -> str:

@@ -42,6 +42,12 @@ def plain(name: str, value: Any) -> Any:
         value = to_host_or_jax(value)
     if isinstance(value, Variable):
         value = value._read()
+    if isinstance(value, jax.core.Tracer):
+        raise errors.StaticAttributeError(
+            f"the hyper-parameter {name!r} was given a traced value{errors.where()}: it is a number here, so no gradient, row or "
+            "argument could reach it. Give a number, outside; to differentiate through updates or to map over learning rates, take "
+            "optax's updates over the pure form (objnet.transform)."
+        )
     if isinstance(value, (np.generic, np.ndarray, jax.Array)):
         if value.size != 1:
             raise ValueError(f"Tensor {name} must be 1-element")

@@ -298,7 +298,10 @@ def value_and_grad(
         positions = [nums] if isinstance(nums, int) else list(nums)
         for n in positions:
             if not -len(args) <= n < len(args):
-                raise ValueError(f"argnums {n} is out of range: the function was called with {len(args)} positional arguments")
+                raise ValueError(
+                    f"argnums {n} is out of range: the function was called with {len(args)} positional arguments. For the gradient with "
+                    "respect to a model that it reaches by itself write wrt=model"
+                )
         modules = {
             n: _targets(args[n]) for n in positions if hasattr(args[n], "named_parameters") or isinstance(args[n], Parameter)
         }

@@ -11,6 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
+from objnet.transforms.rows import refuse_modules
 from objnet.transforms.threaded import Restructured, ThreadedFrame, compiled_outside, thread
 
 
@@ -57,6 +58,9 @@ def _switch(*functions_and_arguments: Any, count: int) -> Any:
 
 
 def _branch(what: str, run: Callable[..., Any], functions: Sequence[Any], operands: Sequence[Any]) -> Any:
+    for operand in operands:
+        refuse_modules(operand, f"an operand of {what}")
+
     def attempt(inner: ThreadedFrame) -> Any:
         def threaded(function: Any) -> Callable[..., Any]:
             return lambda values, *args: inner.call(values, function, *args)

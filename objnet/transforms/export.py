@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from objnet.core import errors
 from objnet.core.errors import ExportError, MissingRngError
@@ -46,6 +47,13 @@ class Exported:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """``result`` of ``(*args)``, or ``(result, new state)`` of ``(params, state, [rng,] *args)``."""
+        if (
+            self.takes_rng
+            and len(args) > 2
+            and isinstance(args[2], jax.Array)
+            and jnp.issubdtype(args[2].dtype, jax.dtypes.prng_key)
+        ):
+            args = (*args[:2], jax.random.key_data(args[2]), *args[3:])  # the program takes a key's plain form
         return self.exported.call(*args, **kwargs)
 
     def mlir_module(self) -> str:

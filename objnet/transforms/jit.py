@@ -12,6 +12,7 @@ import functools
 import itertools
 import threading
 import types
+import warnings
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
@@ -51,6 +52,7 @@ _programs: weakref.WeakKeyDictionary[Any, OrderedDict[Any, Program]] = weakref.W
 _ignored: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
 MAX_PROGRAMS = 256
 MAX_BINDINGS = 32
+MANY_TRACES = 16
 
 
 class Compiled(Traceable):
@@ -72,6 +74,7 @@ class Compiled(Traceable):
         self._compiler_options = compiler_options
         self._by_shape = False
         self._bindings: OrderedDict[Any, Binding] = OrderedDict()
+        self._traces: dict[Any, int] = {}
         self._options = (self._static_argnums, self._static_argnames, keep_grads, donate, _key(compiler_options))
         functools.update_wrapper(self, function, updated=())
         self._explainer = Explainer(self._name(), function) if explain else None
@@ -268,6 +271,7 @@ class Compiled(Traceable):
                 if self._explainer is not None:
                     self._explainer.note("unreachable", missing.variable.describe(), "", "met while tracing, which starts again")
                 continue
+            self._count_traces(signature)
             if found.changed or capture.imports():
                 capture, facts = self._capture(statics)
                 reachable = list(dict.fromkeys([*capture.variables, key_stream]))
@@ -291,6 +295,18 @@ class Compiled(Traceable):
         if len(self._bindings) > MAX_BINDINGS:
             self._bindings.popitem(last=False)
         return binding, [first] if first is not None else ()
+
+    def _count_traces(self, signature: Any) -> None:
+        """Warn where each call compiles anew, since something that the function reaches changes between them."""
+        self._traces[signature] = count = self._traces.get(signature, 0) + 1
+        if count == MANY_TRACES:
+            warnings.warn(
+                f"{self._name()} has been traced {count} times for the same arguments: an attribute, a list or dict, or a global that it "
+                "reaches changes between the calls (a counter or history kept beside the model?). objnet.jit(..., explain=True) says which; "
+                "hold it where the function does not reach it, or as an array.",
+                errors.RetracingWarning,
+                stacklevel=4,
+            )
 
 
 def _surroundings() -> Any:

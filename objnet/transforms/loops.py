@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from objnet.core.variable import Variable
-from objnet.transforms.rows import Taken
+from objnet.transforms.rows import Taken, refuse_modules
 from objnet.transforms.threaded import Restructured, ThreadedFrame, arrays, compiled_outside, thread
 from objnet.transforms.vmap import vmap
 
@@ -53,6 +53,7 @@ def scan(
 
 
 def _scan(f: Any, init: Any, xs: Any, *, length: Any, reverse: bool, unroll: Any) -> Any:
+    refuse_modules(init, "the carry of scan")
     taken = Taken(xs)
     rows, count = taken.values, _length(taken.values, length)
 
@@ -180,6 +181,8 @@ def fori_loop(
 
 
 def _fori(body_fun: Any, lower: Any, upper: Any, init: Any, *, bounds: Any, unroll: Any) -> Any:
+    refuse_modules(init, "the carry of fori_loop")
+
     def loop(lower: Any, upper: Any, init: Any) -> Loop:
         def attempt(inner: ThreadedFrame) -> Any:
             def body(i: Any, carry: Any) -> Any:
@@ -220,6 +223,8 @@ def while_loop(cond_fun: Callable[[Any], Any], body_fun: Callable[[Any], Any], i
 
 def _while(cond_fun: Any, body_fun: Any, init: Any) -> Any:
     """The condition is evaluated once before the loop and then after each run, so that its own writes are carried too."""
+
+    refuse_modules(init, "the carry of while_loop")
 
     def run(val: Any) -> Any:
         new = body_fun(val)

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from objnet.core import frame
+from objnet.core import errors, frame
 from objnet.core.capture import Capture
 from objnet.core.variable import UNSET, Gradient, Variable
 
@@ -25,6 +25,20 @@ def is_module(leaf: Any) -> bool:
 def is_leaf(leaf: Any) -> bool:
     """Modules, and None, for which a prefix of axes may have an entry too."""
     return leaf is None or is_module(leaf)
+
+
+def refuse_modules(tree: Any, what: str) -> None:
+    """Refuse modules where a program passes arrays.
+
+    Raises:
+        ModuleAsArrayError: there is one.
+    """
+    for leaf in jax.tree.leaves(tree, is_leaf=is_module):
+        if is_module(leaf):
+            raise errors.ModuleAsArrayError(
+                f"a {type(leaf).__name__} module was given as {what}{errors.where()}, which is arrays. Let the functions reach the module by "
+                "themselves (a closure, a global, self): what they write to it is threaded all the same."
+            )
 
 
 def spread(prefix: Any, tree: Any, is_leaf: Callable[[Any], bool]) -> list[Any]:
@@ -85,14 +99,31 @@ def check_alike(modules: Sequence[Any], what: str) -> None:
     for i, (key, shapes) in enumerate(others, 1):
         if key != first[0] or shapes != first[1]:
             raise RuntimeError(
-                f"{what}: module {i} differs from module 0 in its class, structure, mode, settings, or the shapes of its arrays, so that "
-                "they cannot be rows of one"
+                f"{what}: module {i} differs from module 0 in {_difference(modules[0], modules[i])}, so that they cannot be rows of one"
             )
     cells = [v for m in modules for v in variables_of(m)]
     if len(set(cells)) < len(cells):
         raise RuntimeError(
             f"{what}: two modules share a parameter or buffer, or one is given twice, so that they cannot be rows of one"
         )
+
+
+def _difference(a: Any, b: Any) -> str:
+    """The first thing that two modules differ in, as far as it is easy to name."""
+    if type(a) is not type(b):
+        return f"its class ({type(b).__name__}, not {type(a).__name__})"
+    ours, theirs = dict(a.named_modules()), dict(b.named_modules())
+    if ours.keys() != theirs.keys():
+        return f"its structure (the submodules {sorted(ours.keys() ^ theirs.keys())})"
+    for name, (one, other) in ((n, (ours[n], theirs[n])) for n in ours):
+        where = f" of {name}" if name else ""
+        if type(one) is not type(other):
+            return f"the class{where} ({type(other).__name__}, not {type(one).__name__})"
+        if one.training != other.training:
+            return f"the mode{where} (train or eval)"
+        if repr(one) != repr(other):
+            return f"the settings{where}: {repr(other).splitlines()[0]}, not {repr(one).splitlines()[0]}"
+    return "its settings, attributes or hooks, or in the shapes of its arrays"
 
 
 def _shapes(variable: Variable) -> Any:

@@ -191,9 +191,9 @@ def _run(
         out, states = run(values, keys)
     except ValueError as error:
         found = re.search(rf"\['{_SHARED}'\]\[(\d+)\]", str(error))
-        if found is None:
+        if found is None and not (shared and "got axis spec None" in str(error) and jax.tree.leaves(out_axes)):
             raise
-        raise _differs(inner.what, shared[int(found[1])]) from None
+        raise _differs(inner.what, shared if found is None else [shared[int(found[1])]]) from None
     by_variable = dict(zip(shared, states[_SHARED], strict=True))
     for axis, stacked in zip(kinds, states[_OWN], strict=True):
         by_variable.update(zip(own[axis], stacked, strict=True))
@@ -210,9 +210,10 @@ def _size(values: Sequence[Any], axes: Sequence[Any], options: Any) -> int:
     return options["axis_size"] or 1
 
 
-def _differs(what: str, variable: Variable) -> errors.SharedStateError:
+def _differs(what: str, variables: Sequence[Variable]) -> errors.SharedStateError:
+    named = " or ".join(v.describe() for v in variables)
     return errors.SharedStateError(
-        f"{variable.describe()} was given a different value in each row of {what}{errors.where()}, but all rows share it. Give "
+        f"{named} was given a different value in each row of {what}{errors.where()}, but all rows share it. Give "
         "each row a module of its own (objnet.func.stack_modules, handed over with in_axes=0 or over=...), write what is the same "
         "for all rows (a mean over axis_name, as SyncBatchNorm does), or put the module in eval mode."
     )

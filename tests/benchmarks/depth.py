@@ -43,21 +43,18 @@ def entries(count: int, loop: bool) -> dict[str, Callable[[Any], Any]]:
     def compiled(forward: Callable[[Any], Any], model: Any) -> Callable[[Any], Any]:
         return objnet.jit(lambda x: objnet.value_and_grad(lambda: (forward(x) ** 2).mean(), wrt=model)())
 
-    def in_turn(layers: Any) -> Callable[[Any], Any]:
-        def forward(x: Any) -> Any:
-            for layer in layers():
-                x = layer(x)
-            return x
-
-        return forward
+    def in_turn(x: Any) -> Any:
+        for layer in blocks:
+            x = layer(x)
+        return x
 
     found = {
         "lax.scan by hand": lambda x: by_hand(params, x),
         "nn.ScanSequential": compiled(stacked, stacked),
-        "nn.rolled": compiled(in_turn(lambda: nn.rolled(blocks)), blocks),
+        "nn.rolled": compiled(nn.rolled(blocks), blocks),
     }
     if loop:
-        found["loop"] = compiled(in_turn(lambda: blocks), blocks)
+        found["loop"] = compiled(in_turn, blocks)
     return found
 
 

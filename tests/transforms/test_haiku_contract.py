@@ -747,7 +747,9 @@ CONTROL_FLOW = {
     "grad": lambda lib, step, x: lib.grad(lambda x: step(x).sum())(x),
     "value_and_grad": lambda lib, step, x: lib.value_and_grad(lambda x: (step(x).sum(), x), has_aux=True)(x),
     "while_loop": lambda lib, step, x: (
-        step(x) if lib.running_init() else lib.while_loop(lambda s: s[0] < 3, lambda s: (s[0] + 1, step(s[1])), (jnp.int32(0), x))[1]
+        step(x)
+        if lib.running_init()
+        else lib.while_loop(lambda s: s[0] < 3, lambda s: (s[0] + 1, step(s[1])), (jnp.int32(0), x))[1]
     ),
 }
 

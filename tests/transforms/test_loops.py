@@ -312,6 +312,19 @@ def test_what_no_program_can_carry_is_refused_by_name():
         objnet.while_loop(lambda v: v[0] < 0, Cell(), jnp.ones(3))
 
 
+def test_modules_as_carries_and_operands_are_sent_to_closures():
+    model = nn.Linear(3, 3)
+    calls = (
+        lambda: objnet.scan(lambda m, x: (m, m(x)), model, XS),
+        lambda: objnet.fori_loop(0, 2, lambda i, m: m, model),
+        lambda: objnet.while_loop(lambda m: False, lambda m: m, model),
+        lambda: objnet.cond(True, lambda m, x: m(x), lambda m, x: x, model, XS),
+    )
+    for call in calls:
+        with pytest.raises(errors.ModuleAsArrayError, match=r"Linear module was given as (the carry|an operand) of .*closure"):
+            call()
+
+
 def test_bad_arguments_name_what_is_wrong():
     with pytest.raises(TypeError, match="returns a pair"):
         objnet.scan(lambda c, x: c, 0.0, jnp.ones(3))

@@ -1202,3 +1202,24 @@ def test_integers_beyond_32_bits_are_not_wrapped():
         F.one_hot(np.array([2**32 + 1]), 3)
     with pytest.raises(errors.IntegerRangeError):
         F.cross_entropy(jnp.ones((1, 3)), np.array([2**32]))
+
+
+def test_a_method_replaced_on_a_class_is_noticed():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(3, 3)
+
+        def helper(self, x):
+            return x
+
+        def forward(self, x):
+            return self.helper(self.linear(x))
+
+    model, x = Scaled(), jnp.ones((2, 3))
+    compiled = objnet.jit(model)
+    compiled(x)
+    before = Scaled.forward
+    for name, value in (("helper", lambda self, x: x * 5), ("forward", lambda self, x: self.linear(x) - 1), ("forward", before)):
+        setattr(Scaled, name, value)
+        np.testing.assert_allclose(compiled(x), model(x), rtol=1e-6)

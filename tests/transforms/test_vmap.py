@@ -167,3 +167,33 @@ def test_stacking_refuses_models_that_differ():
         stack_modules([])
     with pytest.raises(RuntimeError, match="no common leading size"):
         unstack_modules(net())
+
+
+def test_rows_that_part_are_named_also_where_nothing_is_returned():
+    class Holder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.last = jnp.zeros(())
+
+    holder = Holder()
+
+    def keep(row):
+        holder.last = row.sum()
+
+    with pytest.raises(errors.SharedStateError, match="'last'"):
+        objnet.vmap(keep)(inputs(2, 3))
+    assert holder.last == 0
+
+
+def test_hyper_parameters_are_numbers():
+    model, x = nn.Linear(3, 2), inputs(4, 3)
+
+    def loss_after(lr):
+        objnet.optim.SGD(model.parameters(), lr=lr).step(lambda: (model(x) ** 2).mean())
+        return (model(x) ** 2).mean()
+
+    before = dict(model.state_dict())
+    for run, lr in ((objnet.grad(loss_after), 0.1), (objnet.jit(loss_after), 0.1), (objnet.vmap(loss_after), jnp.ones(2))):
+        with pytest.raises(errors.StaticAttributeError, match=r"'lr' was given a traced value.*optax"):
+            run(lr)
+    close(dict(model.state_dict()), before)

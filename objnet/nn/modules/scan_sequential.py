@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -56,6 +57,7 @@ class ScanSequential(Module):
         self.policy = policy
         self.unroll = unroll
         self.length = len(given)
+        self.stack_axis = 0  # of the arrays of ``block``; more when this was stacked itself
         self.block = stack_modules(given)
         inner = frame.current()
         if inner is not None:  # a pure function names none of those that the stack has replaced
@@ -76,15 +78,24 @@ class ScanSequential(Module):
         return run_layers(self.block, input, args, kwargs, outputs=outputs, **options)  # type: ignore[arg-type]
 
     def unrolled(self) -> list[Module]:
-        """Copies of the blocks, each with its own row of the parameters."""
+        """Copies of the blocks, each with its own row of the parameters.
+
+        Raises:
+            RuntimeError: this is a row of a stack itself, which is to be taken apart first.
+        """
+        if self.stack_axis:
+            raise RuntimeError("this ScanSequential was stacked with others: take those apart first, by unstack_modules")
         return unstack_modules(self.block)
 
     def __len__(self) -> int:
         return self.length
 
+    def __getitem__(self, index: Any) -> Any:
+        return iter(self)
+
     def __iter__(self) -> Any:
         raise TypeError(
-            "a ScanSequential is not iterated over: call it, x = blocks(x), which runs all of them; blocks.unrolled() gives copies"
+            "a ScanSequential is not indexed or iterated over: call it, x = blocks(x), which runs all of them; blocks.unrolled() gives copies"
         )
 
     # -- torch's keys --------------------------------------------------------------------------------------------------
@@ -102,7 +113,7 @@ class ScanSequential(Module):
             if metadata is not None:
                 inner = {f"{prefix}{i}{'.' if path else ''}{path}": facts for path, facts in stacked._metadata.items()}
                 metadata.update(inner)
-            destination.update((f"{prefix}{i}.{name}", value[i]) for name, value in stacked.items())
+            destination.update((f"{prefix}{i}.{name}", self._row(value, i)) for name, value in stacked.items())
         return destination
 
     def _load_from_state_dict(
@@ -117,34 +128,44 @@ class ScanSequential(Module):
     ) -> None:
         own = self.block.state_dict()
         for name, held in own.items():
+            shape = self._row(held, 0).shape
             rows = []
             for i in range(self.length):
                 key = f"{prefix}{i}.{name}"
                 if key not in state_dict:
                     missing_keys.append(key)
-                    rows.append(held[i])
+                    rows.append(self._row(held, i))
                     continue
                 value = state_dict.pop(key)
                 try:
                     value = to_host_or_jax(value)
                 except TypeError:
                     error_msgs.append(f'While copying the parameter named "{key}", expected an array but received {type(value)}')
-                    value = held[i]
-                if tuple(value.shape) != tuple(held.shape[1:]):
+                    value = self._row(held, i)
+                if tuple(value.shape) != tuple(shape):
                     error_msgs.append(
                         f"size mismatch for {key}: copying a param with shape torch.Size({list(value.shape)}) from checkpoint, "
-                        f"the shape in current model is torch.Size({list(held.shape[1:])})."
+                        f"the shape in current model is torch.Size({list(shape)})."
                     )
-                    value = held[i]
+                    value = self._row(held, i)
                 rows.append(value)
+            if any(isinstance(row, jax.ShapeDtypeStruct) for row in rows):
+                continue  # without values before, and misfits are listed
             host = all(isinstance(row, np.ndarray) for row in rows)
-            state_dict[f"{prefix}block.{name}"] = np.stack(rows) if host else jnp.stack([jnp.asarray(row) for row in rows])
+            together = np.stack if host else (lambda rows, axis: jnp.stack([*map(jnp.asarray, rows)], axis))
+            state_dict[f"{prefix}block.{name}"] = together(rows, self.stack_axis)
         known = {f"{prefix}block.{name}" for name in own}
         unknown = [key for key in state_dict if key.startswith(prefix) and key not in known]
         unexpected_keys += unknown
         for key in unknown:
             del state_dict[key]
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+
+    def _row(self, value: Any, i: int) -> Any:
+        """One block's part of an array, or of the shape and dtype of one."""
+        if isinstance(value, jax.ShapeDtypeStruct):
+            return jax.ShapeDtypeStruct((*value.shape[: self.stack_axis], *value.shape[self.stack_axis + 1 :]), value.dtype)
+        return value[(slice(None),) * self.stack_axis + (i,)]
 
     def extra_repr(self) -> str:
         return ", ".join(f"{n}={v}" for n, v in (("remat", self.remat), ("unroll", self.unroll)) if v not in (False, 1))

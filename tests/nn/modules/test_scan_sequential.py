@@ -131,9 +131,7 @@ def test_rolled_loops_leave_the_layers_as_they_are(remat):
     plain, layers = nn.ModuleList(blocks()), nn.ModuleList(blocks())
 
     def looped(x):
-        for layer in nn.rolled(layers, remat=remat):
-            x = layer(x, 0.5)
-        return (x**2).sum()
+        return (nn.rolled(layers, remat=remat)(x, 0.5) ** 2).sum()
 
     for around in (lambda f: f, objnet.jit):
         value, grads = around(objnet.value_and_grad(looped, wrt=layers))(X)
@@ -141,6 +139,66 @@ def test_rolled_loops_leave_the_layers_as_they_are(remat):
         close(value, wanted)
         close(dict(grads), dict(wanted_grads))
     close(dict(layers.state_dict()), dict(plain.state_dict()))
+
+
+def test_a_body_of_ones_own():
+    layers = nn.ModuleList([nn.Linear(6, 6) for _ in range(3)])
+    x = X
+    for layer in layers:
+        x = x + jnp.tanh(layer(x)) * 0.5
+    close(nn.rolled(layers, lambda layer, x, s: x + jnp.tanh(layer(x)) * s)(X, 0.5), x)
+
+
+def linears(count=4, size=6):
+    return [nn.Linear(size, size) for _ in range(count)]
+
+
+def test_stacks_of_stacks_have_the_keys_of_sequentials_of_sequentials():
+    rows = linears()
+    nested = nn.ScanSequential(nn.ScanSequential(rows[:2]), nn.ScanSequential(rows[2:]))
+    plain = nn.Sequential(nn.Sequential(*rows[:2]), nn.Sequential(*rows[2:]))
+    assert list(nested.state_dict()) == list(plain.state_dict())
+    close(dict(nested.state_dict()), dict(plain.state_dict()))
+    other = nn.Sequential(nn.Sequential(*linears(2)), nn.Sequential(*linears(2)))
+    nested.load_state_dict(other.state_dict())
+    close(nested(X), other(X))
+    ensemble = nn.stack_modules([nn.ScanSequential(linears(2)) for _ in range(3)])
+    assert ensemble.state_dict()["1.weight"].shape == (3, 6, 6)
+    ensemble.load_state_dict(ensemble.state_dict())
+    apart = nn.unstack_modules(ensemble)
+    close(objnet.vmap(lambda m, x: m(x), in_axes=(0, None))(ensemble, X), jnp.stack([m(X) for m in apart]))
+    close(ensemble.state_dict()["1.weight"][2], apart[2].state_dict()["1.weight"])
+
+
+@pytest.mark.parametrize("fill", [nn.init.xavier_uniform_, nn.init.kaiming_normal_, nn.init.orthogonal_])
+def test_initialisation_is_that_of_separate_blocks(fill):
+    def init(m):
+        if isinstance(m, nn.Linear):
+            fill(m.weight)
+
+    stacked = nn.ScanSequential(linears(8, 32))
+    stacked.apply(init)
+    plain = nn.Sequential(*linears(8, 32))
+    plain.apply(init)
+    for i in range(8):
+        ours, theirs = stacked.state_dict()[f"{i}.weight"], plain.state_dict()[f"{i}.weight"]
+        np.testing.assert_allclose(np.std(ours), np.std(theirs), rtol=0.1)
+        if fill is nn.init.orthogonal_:
+            close(ours @ ours.T, jnp.eye(32), atol=1e-4)
+    stacked.block.reset_parameters()
+    bound = 1 / np.sqrt(32)
+    for name, p in stacked.block.named_parameters():
+        assert 0.9 * bound < np.abs(np.asarray(p)).max() <= bound, name
+
+
+def test_stacks_without_values():
+    with objnet.abstract():
+        scanned = nn.ScanSequential(linears())
+        ensemble = nn.stack_modules(linears(3))
+    assert scanned.state_dict()["2.weight"].shape == (6, 6) and ensemble.state_dict()["weight"].shape == (3, 6, 6)
+    plain = nn.Sequential(*linears())
+    scanned.load_state_dict(plain.state_dict())
+    close(scanned(X), plain(X))
 
 
 def test_the_program_does_not_grow_with_the_number_of_blocks():
@@ -161,7 +219,11 @@ def test_what_cannot_be_scanned_is_refused():
     with pytest.raises(TypeError, match="call it"):
         list(nn.ScanSequential(nn.Linear(3, 3), nn.Linear(3, 3)))
     with pytest.raises(RuntimeError, match="differs"):
-        next(nn.rolled([nn.Linear(3, 3), nn.Linear(3, 3, bias=False)]))
+        nn.rolled([nn.Linear(3, 3), nn.Linear(3, 3, bias=False)])
+    with pytest.raises(TypeError, match="not iterated over"):
+        list(nn.rolled([nn.Linear(3, 3), nn.Linear(3, 3)]))
+    with pytest.raises(TypeError, match="indexed"):
+        nn.ScanSequential(nn.Linear(3, 3), nn.Linear(3, 3))[0]
     grows = nn.ScanSequential(nn.Linear(3, 4), nn.Linear(3, 4))
     with pytest.raises(TypeError, match="carry"):
         grows(jnp.ones((2, 3)))
