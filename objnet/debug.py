@@ -27,6 +27,9 @@ class nans(contextlib.ContextDecorator):
     Compiled functions have a program of their own for it, without donation; plain ``jax.jit`` programs traced before know
     nothing of it. As a decorator it is on during each call.
 
+    All runs of a loop (``scan``, ``nn.ScanSequential``, ...) are looked at together: what is named is the first module along the loop's
+    body that gave a NaN in any run, which a later run may have got from an earlier one's output.
+
     Args:
         infs: whether infinities count too; masks of ``-inf`` are legitimate in many models.
         backward: whether gradients with respect to every module's inputs and outputs are checked as well. Forward-mode

@@ -788,6 +788,18 @@ def test_vmap_shares_state_and_splits_keys(it):
     assert (zeros[:2] != zeros[2:]).any()
 
 
+def test_a_stack_of_layers_is_haikus():
+    theirs = hk.without_apply_rng(hk.transform(lambda x: hk.layer_stack(4)(lambda x: jnp.tanh(hk.Linear(3)(x)))(x)))
+    params = theirs.init(KEY, X)
+    ((path, leaf),) = params.items()
+    ours = nn.ScanSequential(*[nn.Sequential(nn.Linear(3, 3), nn.Tanh()) for _ in range(4)])
+    ours.block[0].weight.data, ours.block[0].bias.data = leaf["w"].swapaxes(1, 2), leaf["b"]
+    same(ours(X), theirs.apply(params, X))
+    grads = jax.grad(lambda p: (theirs.apply(p, X) ** 2).sum())(params)[path]
+    mine = objnet.grad(lambda: (ours(X) ** 2).sum(), wrt=ours)()
+    same((mine["block.0.weight"].swapaxes(1, 2), mine["block.0.bias"]), (grads["w"], grads["b"]), atol=1e-5)
+
+
 # -- the programs of Haiku's front page --------------------------------------------------------------------------------
 
 
