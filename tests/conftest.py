@@ -2,7 +2,9 @@
 
 Programs are compiled once a run: jax keeps them in a folder that the workers share, which is gone in the end.
 
-``OBJNET_EVERY=3`` runs every third case of each parametrised test, for a second look at a suite that another run sees whole.
+Unless ``OBJNET_TESTS=full`` is set a run is a quick one: tests marked slow are left out, of tests with many cases every second runs, and
+property tests draw two fifths of their examples. ``OBJNET_EVERY=3`` runs every third case of each test, for a second look at a suite that
+another run sees whole.
 """
 
 import collections
@@ -26,9 +28,25 @@ jax.config.update("jax_compilation_cache_dir", os.environ[_FOLDER])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
+FULL = os.environ.get("OBJNET_TESTS") == "full"
+MANY = 8  # cases
+
 # the same examples each time: a failure is the change's, and can be run again
 hypothesis.settings.register_profile("suite", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("suite")
+
+
+class _Quick(hypothesis.settings):
+    """Settings with fewer examples."""
+
+    def __init__(self, *args, **options):
+        if "max_examples" in options:
+            options["max_examples"] = max(3, options["max_examples"] * 2 // 5)
+        super().__init__(*args, **options)
+
+
+if not FULL:
+    hypothesis.settings = _Quick  # tests import it later
 
 _PROGRAMS_KEPT_FOR = 100
 _tests = itertools.count(1)
@@ -48,13 +66,15 @@ def pytest_sessionfinish():
 
 
 def pytest_collection_modifyitems(config, items):
-    every = int(os.environ.get("OBJNET_EVERY", "1"))
-    cases = collections.Counter()
+    names = [item.nodeid.partition("[")[0] for item in items]
+    sizes, seen = collections.Counter(names), collections.Counter()
+    named = any("::" in argument for argument in config.args)  # then it is meant
     kept, left = [], []
-    for item in items:
-        name = item.nodeid.partition("[")[0]
-        (left if cases[name] % every else kept).append(item)
-        cases[name] += 1
+    for item, name in zip(items, names):
+        every = int(os.environ.get("OBJNET_EVERY", 1 if FULL or named or sizes[name] <= MANY else 2))
+        slow = item.get_closest_marker("slow") is not None and not FULL and not named
+        (left if slow or seen[name] % every else kept).append(item)
+        seen[name] += 1
     if left:
         config.hook.pytest_deselected(items=left)
         items[:] = kept

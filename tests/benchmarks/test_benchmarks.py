@@ -63,6 +63,7 @@ def test_depth_compares_equal_losses():
         assert min(map(min, map(times, tables[title].values()))) > 0
 
 
+@pytest.mark.slow
 def test_training_compares_equal_losses():
     tables = run("training", "--work", "cnn", "--rounds", "1", "--steps", "1")
     packages = {"nnx": "flax", "equinox": "equinox", "torch eager": "torch"}
@@ -76,6 +77,7 @@ def test_training_compares_equal_losses():
                 assert rows[entry].endswith("not installed")
 
 
+@pytest.mark.slow
 def test_layers_compare_equal_results():
     chosen = ("linear", "max_pool2d", "layer_norm", "dropout")
     tables = run("layers", "--layer", *chosen, "--rounds", "1", "--sample", "0.001")

@@ -32,6 +32,7 @@ def faults(*args):
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc is not glibc's")
+@pytest.mark.slow
 def test_freed_pages_are_used_again():
     assert faults("retain") * 10 < faults()
 

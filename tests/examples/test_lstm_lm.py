@@ -85,6 +85,7 @@ def whole(text, tmp_path_factory):
     return save, out
 
 
+@pytest.mark.slow
 def test_lm_learns(whole):
     _, out = whole
     found = epochs(out)

@@ -12,6 +12,7 @@ from tests.examples.scripts import load
 hand = load("optimizers_by_hand")
 
 
+@pytest.mark.slow
 def test_each_learns_and_agrees_with_the_library(capsys):
     pytest.importorskip("mlxtend")
     found = hand.main(["--epochs", "1", "--hidden", "32"])

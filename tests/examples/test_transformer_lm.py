@@ -46,6 +46,7 @@ def test_layers_start_apart():
     assert np.abs(np.asarray(first.data) - np.asarray(second.data)).max() > 0.1
 
 
+@pytest.mark.slow
 def test_it_learns_a_text(tmp_path, capsys):
     text = tmp_path / "text.txt"
     text.write_text("the cat sat on the mat and the dog sat on the log. " * 80, encoding="utf-8")

@@ -39,6 +39,7 @@ def arrays_of(hk_params, hk_state):
 
 
 @pytest.mark.parametrize("norm", [True, False])
+@pytest.mark.slow
 def test_equals_haikus(norm):
     hk = pytest.importorskip("haiku")
     channels, strides = zip(*SETTING)

@@ -292,16 +292,25 @@ def whole_tracebacks() -> Iterator[None]:
 
 
 def cells() -> list[tuple[str, str, str]]:
-    """Jax's transforms outside and inside ``objnet.jit``, objnet's outside; of all other cells a sample, or all with OBJNET_GRID=full."""
+    """Jax's transforms outside; of objnet's outside, and of jax's inside ``objnet.jit``, every second cell; of all others a sample.
+
+    OBJNET_GRID=full takes all.
+    """
     every = list(itertools.product(EFFECTS, TRANSFORMS, SURROUNDINGS))
+    # A gradient that fails in its backward pass has run the forward pass, which wrote: so does torch.
+    every = [c for c in every if c[1:] != ("objnet.while_loop", "value_and_grad")]
     if os.environ.get("OBJNET_GRID") == "full":
         return every
     own = {f"objnet.{name}" for name in OWN}
-    main = [c for c in every if c[2] == "outside" or (c[2] == "jit" and c[1] not in own)]
-    # A gradient that fails in its backward pass has run the forward pass, which wrote: so does torch.
-    every = [c for c in every if c[1:] != ("objnet.while_loop", "value_and_grad")]
-    rest = [c for c in every if c not in main]
-    return main + [c for c in rest if c[1] not in own][::7] + [c for c in rest if c[1] in own][::13]
+    theirs = [c for c in every if c[1] not in own]
+    ours = [c for c in every if c[1] in own]
+    return [
+        *(c for c in theirs if c[2] == "outside"),
+        *[c for c in theirs if c[2] == "jit"][::2],
+        *[c for c in ours if c[2] == "outside"][::2],
+        *[c for c in theirs if c[2] not in ("outside", "jit")][::11],
+        *[c for c in ours if c[2] != "outside"][::23],
+    ]
 
 
 @pytest.mark.parametrize(("effect", "transform", "around"), cells())

@@ -107,6 +107,7 @@ def test_minus_infinity_beats_padding():
 
 @pytest.mark.parametrize("kernel", [9, 16, 23])
 @pytest.mark.parametrize("options", [{}, {"stride": 3, "padding": 4, "ceil_mode": True}, {"stride": 1}])
+@pytest.mark.slow
 def test_long_windows(kernel, options):
     x = integers(2, 2, 40, low=0, high=3)
     x = x.at[0, 0, 17].set(NAN)
