@@ -75,7 +75,7 @@ def pytest_collection_modifyitems(config, items):
         quick = 1 if FULL or named or sizes[name] <= MANY // 2 else 2 if sizes[name] <= MANY else 4
         every = int(os.environ.get("OBJNET_EVERY", quick))
         slow = item.get_closest_marker("slow") is not None and not FULL and not named
-        (left if slow or (seen[name] + first) % every else kept).append(item)
+        (left if slow or seen[name] % every != first % min(every, sizes[name]) else kept).append(item)
         seen[name] += 1
     if left:
         config.hook.pytest_deselected(items=left)
