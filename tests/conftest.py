@@ -2,8 +2,8 @@
 
 Programs are compiled once a run: jax keeps them in a folder that the workers share, which is gone in the end.
 
-Unless ``OBJNET_TESTS=full`` is set a run is a quick one: tests marked slow are left out, of tests with more than 8 cases every fourth runs (of
-those with more than 4 every second), and property tests draw a quarter of their examples. ``OBJNET_EVERY=3`` runs every third case of each
+Unless ``OBJNET_TESTS=full`` is set a run is a quick one: tests marked slow are left out, of tests with more than 8 cases every sixth runs (of
+those with 5 or more every third, with 3 or 4 every second), and property tests draw a quarter of their examples. ``OBJNET_EVERY=3`` runs every third case of each
 test, and ``OBJNET_FIRST=1`` begins with another, for a second look at what another run has seen.
 """
 
@@ -72,7 +72,7 @@ def pytest_collection_modifyitems(config, items):
     first = int(os.environ.get("OBJNET_FIRST", 0))  # another value, other cases
     kept, left = [], []
     for item, name in zip(items, names):
-        quick = 1 if FULL or named or sizes[name] <= MANY // 2 else 2 if sizes[name] <= MANY else 4
+        quick = 1 if FULL or named or sizes[name] < 3 else 2 if sizes[name] < 5 else 3 if sizes[name] <= MANY else 6
         every = int(os.environ.get("OBJNET_EVERY", quick))
         slow = item.get_closest_marker("slow") is not None and not FULL and not named
         (left if slow or seen[name] % every != first % min(every, sizes[name]) else kept).append(item)
