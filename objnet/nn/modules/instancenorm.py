@@ -56,7 +56,7 @@ class _InstanceNorm(_NormBase):
                     f"but got: {input.shape[dim]}."
                 )
             message = f"input's size at dim={dim} does not match num_features, which is not used because affine=False"
-            warnings.warn(message, UserWarning, stacklevel=4)
+            warnings.warn(message, UserWarning, stacklevel=5)
         by_input = self.training or not self.track_running_stats
         output, mean, var = instance_norm_stats(
             input if dim else input[None],

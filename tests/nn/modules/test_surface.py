@@ -64,6 +64,7 @@ def test_a_layer_built_inside_a_compiled_function(name):
 # Names that torch.nn has not: Haiku's layers, and functions that torch keeps in its own namespace.
 OWN_LAYERS = {
     *("ConvLSTM1dCell", "ConvLSTM2dCell", "ConvLSTM3dCell"),
+    *("Deferred", "ScanSequential", "rolled", "stack_modules", "to_module", "unstack_modules"),
     *("DeepRNNCell", "IdentityCell", "RNNCore", "ResetCell", "Unroll"),
     *("BatchApply", "Bias", "Reshape", "expand_apply"),
     *("DepthwiseConv1d", "DepthwiseConv2d", "DepthwiseConv3d", "SeparableDepthwiseConv2d"),
