@@ -51,7 +51,9 @@ def _spread(function: Callable[..., Any]) -> Callable[..., Any]:
             dim, unbiased = None, dim
         if correction is None:
             correction = 1 if unbiased is None else int(unbiased)
-        return function(self._read(), axis=tuple(dim) if isinstance(dim, list) else dim, ddof=correction, keepdims=keepdim)
+        return function(
+            self._read(), axis=tuple(dim) if isinstance(dim, list) else dim, ddof=correction, keepdims=keepdim, **_given(options)
+        )
 
     name = function.__name__
     method.__name__, method.__doc__ = name, f"Torch's ``{name}``, unbiased unless it says otherwise."
@@ -63,6 +65,8 @@ def _extreme(function: Callable[..., Any], where: Callable[..., Any], other: Cal
         x = self._read()
         if _numpys(options):
             return function(x, **_given(options))
+        if options:
+            raise TypeError(f"{function.__name__}() got an unexpected keyword argument {next(iter(options))!r}")
         if dim is None:
             return function(x)
         if not isinstance(dim, int):  # another tensor

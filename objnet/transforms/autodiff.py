@@ -267,6 +267,22 @@ def _check_parameters(items: Iterable[Any]) -> None:
             )
 
 
+def positions_in(args: Sequence[Any], argnums: int | Sequence[int]) -> list[int]:
+    """``argnums`` as a list.
+
+    Raises:
+        ValueError: there is no such argument.
+    """
+    positions = [argnums] if isinstance(argnums, int) else list(argnums)
+    for n in positions:
+        if not -len(args) <= n < len(args):
+            raise ValueError(
+                f"argnums {n} is out of range: the function was called with {len(args)} positional arguments. For the derivative with "
+                "respect to a model that it reaches by itself write wrt=model"
+            )
+    return positions
+
+
 def value_and_grad(
     function: Any = None,
     argnums: int | Sequence[int] | None = None,
@@ -295,13 +311,7 @@ def value_and_grad(
     def derivative(*args: Any, **kwargs: Any) -> Any:
         nums = argnums if argnums is not None else 0 if targets is None else ()
         single = isinstance(nums, int)
-        positions = [nums] if isinstance(nums, int) else list(nums)
-        for n in positions:
-            if not -len(args) <= n < len(args):
-                raise ValueError(
-                    f"argnums {n} is out of range: the function was called with {len(args)} positional arguments. For the gradient with "
-                    "respect to a model that it reaches by itself write wrt=model"
-                )
+        positions = positions_in(args, nums)
         modules = {
             n: _targets(args[n]) for n in positions if hasattr(args[n], "named_parameters") or isinstance(args[n], Parameter)
         }

@@ -13,9 +13,10 @@ from typing import Any
 import jax
 
 from objnet.core import frame
-from objnet.transforms.autodiff import _split_aux
+from objnet.core.once import Written, once
+from objnet.transforms.autodiff import _split_aux, positions_in
 from objnet.transforms.lifted import Lifted
-from objnet.transforms.threaded import Written, arrays, once
+from objnet.transforms.threaded import arrays
 
 
 class _Call:
@@ -132,12 +133,7 @@ def jacobian(transform: Any, name: str) -> Callable[..., Any]:
                 called, nums = function, 0 if argnums is None else argnums
             else:
                 args, called, nums = (wrt, *args), (lambda _, *rest, **named: function(*rest, **named)), 0
-            positions = [nums] if isinstance(nums, int) else list(nums)
-            for n in positions:
-                if not -len(args) <= n < len(args):
-                    raise ValueError(
-                        f"argnums {n} is out of range: the function was called with {len(args)} positional arguments"
-                    )
+            positions = positions_in(args, nums)
             call = _Call(called, args, kwargs, positions, has_aux)
             at = 0 if isinstance(nums, int) else tuple(range(len(positions)))
             result, aux = call.run(lambda pure: transform(pure, at, True, holomorphic)(*call.primals()))

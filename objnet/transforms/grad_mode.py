@@ -10,6 +10,7 @@ import jax
 from jax import lax
 
 from objnet.core import errors, frame
+from objnet.core.once import once
 from objnet.transforms.autodiff import GradFrame
 
 _enabled: ContextVar[bool] = ContextVar("objnet_grad_enabled", default=True)
@@ -82,20 +83,15 @@ def _run_stopped(function: Any, args: Any, kwargs: Any) -> Any:
     """Run ``function`` so that nothing it reads, takes, writes or returns carries a gradient."""
     if frame.current() is None:
         return _stop(function(*_stop(args), **_stop(kwargs)))
-    token = False
-    while True:
-        inner = frame.Frame(no_grad=True)
-        try:
-            with inner.open(token):
-                result = _stop(function(*_stop(args), **_stop(kwargs)))
-                outcome = {v: _stop(values) for v, values in inner.outcome().items()}
-            break
-        except frame.TokenNeeded as needed:
-            if needed.frame is not inner:
-                raise
-            token = True
-    inner.commit(outcome)
-    return result
+
+    def attempt(inner: frame.Frame, token: bool) -> Any:
+        with inner.open(token):
+            result = _stop(function(*_stop(args), **_stop(kwargs)))
+            outcome = {v: _stop(values) for v, values in inner.outcome().items()}
+        inner.commit(outcome)
+        return result
+
+    return once(attempt, lambda: frame.Frame(no_grad=True))
 
 
 class no_grad(set_grad_enabled):

@@ -74,7 +74,6 @@ class Compiled(Traceable):
         self._compiler_options = compiler_options
         self._by_shape = False
         self._bindings: OrderedDict[Any, Binding] = OrderedDict()
-        self._traces: dict[Any, int] = {}
         self._options = (self._static_argnums, self._static_argnames, keep_grads, donate, _key(compiler_options))
         functools.update_wrapper(self, function, updated=())
         self._explainer = Explainer(self._name(), function) if explain else None
@@ -271,7 +270,6 @@ class Compiled(Traceable):
                 if self._explainer is not None:
                     self._explainer.note("unreachable", missing.variable.describe(), "", "met while tracing, which starts again")
                 continue
-            self._count_traces(signature)
             if found.changed or capture.imports():
                 capture, facts = self._capture(statics)
                 reachable = list(dict.fromkeys([*capture.variables, key_stream]))
@@ -288,6 +286,10 @@ class Compiled(Traceable):
                     programs.popitem(last=False)
             break
         binding = Binding(program, capture, lifted, Watch(capture))
+        if (before := self._bindings.get(signature)) is not None:
+            binding.traces = before.traces + (first is not None)
+            if binding.traces == MANY_TRACES - 1 and first is not None:
+                self._warn_of_retracing()
         for root in (self._function, *statics):
             binding.watch.hold(root)
         self._bindings[signature] = binding
@@ -296,22 +298,22 @@ class Compiled(Traceable):
             self._bindings.popitem(last=False)
         return binding, [first] if first is not None else ()
 
-    def _count_traces(self, signature: Any) -> None:
-        """Warn where each call compiles anew, since something that the function reaches changes between them."""
-        self._traces[signature] = count = self._traces.get(signature, 0) + 1
-        if count == MANY_TRACES:
-            warnings.warn(
-                f"{self._name()} has been traced {count} times for the same arguments: an attribute, a list or dict, or a global that it "
-                "reaches changes between the calls (a counter or history kept beside the model?). objnet.jit(..., explain=True) says which; "
-                "hold it where the function does not reach it, or as an array.",
-                errors.RetracingWarning,
-                stacklevel=4,
-            )
+    def _warn_of_retracing(self) -> None:
+        """Say that each call compiles anew, since something that the function reaches changes between them."""
+        warnings.warn(
+            f"{self._name()} has been traced {MANY_TRACES} times for the same arguments: an attribute, a list or dict, or a global that it "
+            "reaches changes between the calls (a counter or history kept beside the model?). objnet.jit(..., explain=True) says which; "
+            "hold it where the function does not reach it, or as an array.",
+            errors.RetracingWarning,
+            stacklevel=4,
+        )
 
 
 def _surroundings() -> Any:
     """What a program depends on besides its function and arguments: settings in force, and whether a pure function initialises."""
     inner = frame.current()
+    if inner is None and not settings.current():
+        return ()
     phase = None if inner is None else inner.phase()
     return (settings.key(), phase) if phase is not None or settings.current() else ()
 

@@ -122,6 +122,7 @@ class Binding:
         "objects",
         "out",
         "program",
+        "traces",
         "watch",
     )
 
@@ -129,6 +130,7 @@ class Binding:
         layout = program.layout
         self.program = program
         self.watch = watch
+        self.traces = 0  # how often this call was traced though it had been before
         self.donated = [lifted[i] for i in layout.donated]
         self.kept = [lifted[i] for i in layout.kept]
         self.out = self.donated + [lifted[i] for i in layout.extra]

@@ -9,8 +9,9 @@ from typing import Any
 import jax
 
 from objnet.core import frame
+from objnet.core.once import Written, once
 from objnet.transforms.arguments import Static, join, split
-from objnet.transforms.threaded import Written, arrays, once
+from objnet.transforms.threaded import arrays
 
 
 def checkpoint(

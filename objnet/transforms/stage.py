@@ -11,8 +11,9 @@ import numpy as np
 from jax.experimental import checkify as _checkify
 
 from objnet.core import frame
+from objnet.core.once import Written, once
 from objnet.transforms.arguments import is_root
-from objnet.transforms.threaded import Written, arrays, once
+from objnet.transforms.threaded import arrays
 
 user_checks, nan_checks, index_checks, div_checks, float_checks, automatic_checks, all_checks = (
     getattr(_checkify, name)

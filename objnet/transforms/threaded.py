@@ -60,7 +60,7 @@ class ThreadedFrame(frame.Frame):
         return [None if isinstance(value, frame.Sentinel) else value for value in self.start]
 
     def call(
-        self, values: Sequence[Any], function: Callable[..., Any], *args: Any, rows: Mapping[Variable, Any] | None = None
+        self, values: Sequence[Any], function: Callable[..., Any], *args: Any, rows: dict[Variable, Any] | None = None
     ) -> Any:
         """Run ``function`` once, the carried Variables holding ``values``; its result, and the values in the end.
 
@@ -82,7 +82,7 @@ class ThreadedFrame(frame.Frame):
                 raise Rewritten(self, unknown)
             for v in rows:
                 if v in self.written:
-                    rows[v] = self.values[v]  # type: ignore[index]
+                    rows[v] = self.values[v]
             out = [self._value_after(v, before) for v, before in zip(self.carried, values, strict=True)]
             self.changed.update(self.written)
             self.used_up.update(self.consumed)
@@ -196,43 +196,6 @@ def _carried_around() -> dict[Variable, None]:
     return found
 
 
-def once(attempt: Callable[[frame.Frame, bool], T], make: Callable[[], frame.Frame] = frame.Frame) -> T:
-    """Run ``attempt(frame, token)`` for a function that jax runs once, again with a token if jax could cache what it reads."""
-    token = False
-    while True:
-        inner = make()
-        try:
-            return attempt(inner, token)
-        except frame.TokenNeeded as needed:
-            if needed.frame is not inner:
-                raise
-            token = True
-        finally:
-            inner.rollback()  # what an attempt that failed did to attributes
-            inner.close()
-
-
-class Written:
-    """What a function that runs once wrote: packed inside its transform, handed over after it."""
-
-    def __init__(self) -> None:
-        self._variables: list[Variable] = []
-        self._sentinels: dict[int, Any] = {}
-
-    def pack(self, inner: frame.Frame) -> list[Any]:
-        """The values to leave the transform with; the frame lets go of its own."""
-        outcome = inner.outcome()
-        self._variables, pairs = list(outcome), list(outcome.values())
-        self._sentinels = {i: pair for i, pair in enumerate(pairs) if isinstance(pair[0], frame.Sentinel)}
-        inner.close()  # inside the trace, which its values must not outlive
-        return [None if i in self._sentinels else pair for i, pair in enumerate(pairs)]
-
-    def hand_over(self, inner: frame.Frame, values: Sequence[Any]) -> None:
-        """Write what came out where the transform was called."""
-        pairs = [self._sentinels.get(i, pair) for i, pair in enumerate(values)]
-        inner.commit(dict(zip(self._variables, pairs, strict=True)))
-
-
 class Program:
     """A transform at work on functions of the user's, as the callable that ``objnet.jit`` compiles.
 
@@ -245,6 +208,11 @@ class Program:
         first = functions[0]
         self.__module__ = getattr(first, "__module__", None) or type(first).__module__
         self.__qualname__ = self.__name__ = getattr(first, "__qualname__", type(first).__name__)
+
+    @property
+    def __objnet_anchor__(self) -> Any:
+        """What its programs hang on: the user's function."""
+        return self._functions[0]
 
     def __call__(self, *args: Any) -> Any:
         return self._run(*self._functions, *args, **self._options)

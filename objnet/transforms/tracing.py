@@ -143,7 +143,8 @@ def relatives(v: Variable) -> list[Variable]:
 
 
 def unwrapped(function: Any) -> Any:
-    """The function behind methods and partials."""
+    """The function behind methods, partials and transforms."""
+    function = getattr(function, "__objnet_anchor__", function)
     while isinstance(function, (types.MethodType, functools.partial)):
         function = function.__func__ if isinstance(function, types.MethodType) else function.func
     return function

@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 import jax
 
 from objnet.core import errors, frame
+from objnet.core.once import once
 from objnet.core.rng import key_stream, next_rng_key, split
 from objnet.core.variable import Variable
 from objnet.transforms.rows import Taken, is_leaf, is_module, spread, variables_of
-from objnet.transforms.threaded import arrays, once
+from objnet.transforms.threaded import arrays
 
 _SHARED = "objnet_shared"
 _OWN = "objnet_own"

@@ -68,6 +68,12 @@ def test_numpys_own_functions_keep_numpys_meaning():
     assert p.max(nn.Parameter(jnp.full((2, 3), 4.0))).shape == (2, 3)
 
 
+@pytest.mark.parametrize("name", ["std", "var", "max", "min", "sum", "mean"])
+def test_options_that_do_not_exist_are_refused(name):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'keep_dim'"):
+        getattr(nn.Parameter(jnp.asarray(VALUE)), name)(0, keep_dim=True)
+
+
 HABITS = {
     "x.reshape": lambda x: x.view(3, 2),
     "x.shape[i]": lambda x: x.size(0),

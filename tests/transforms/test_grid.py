@@ -33,11 +33,11 @@ def _total(out: Any) -> Any:
     return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(out))
 
 
-def _same(actual: Any, wanted: Any) -> None:
+def _same(actual: Any, wanted: Any, atol: float = 1e-6) -> None:
     actual, wanted = jax.tree.leaves(actual), jax.tree.leaves(wanted)
     assert len(actual) == len(wanted)
     for a, b in zip(actual, wanted, strict=True):
-        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=2e-5, atol=2e-6)
+        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=2e-5, atol=atol)
 
 
 def _held(model: Model) -> dict[str, np.ndarray]:
@@ -89,7 +89,10 @@ class Cell:
         for weight in WEIGHTS:
             out, state = self.wanted(self.reference(weight), jnp.asarray(X))
             actual, held = self.actual(jnp.asarray(X))
-            _same(actual, out)
+            third = (
+                self.transform is TRANSFORMS["objnet.hessian"] and self.traced
+            )  # derivatives, whose float32 rounding fusion changes
+            _same(actual, out, 2e-6 if third else 1e-6)
             for name in state:
                 _same(held[name], state[name])
             assert held.keys() <= {*state, "extra"}
@@ -292,25 +295,15 @@ def whole_tracebacks() -> Iterator[None]:
 
 
 def cells() -> list[tuple[str, str, str]]:
-    """Jax's transforms outside; of objnet's outside, and of jax's inside ``objnet.jit``, every second cell; of all others a sample.
-
-    OBJNET_GRID=full takes all.
-    """
-    every = list(itertools.product(EFFECTS, TRANSFORMS, SURROUNDINGS))
+    """Every cell outside and inside ``objnet.jit`` (of objnet's own transforms outside); of all others a sample, or all with OBJNET_GRID=full."""
     # A gradient that fails in its backward pass has run the forward pass, which wrote: so does torch.
-    every = [c for c in every if c[1:] != ("objnet.while_loop", "value_and_grad")]
+    skipped = ("objnet.while_loop", "value_and_grad")
+    every = [c for c in itertools.product(EFFECTS, TRANSFORMS, SURROUNDINGS) if c[1:] != skipped]
     if os.environ.get("OBJNET_GRID") == "full":
         return every
     own = {f"objnet.{name}" for name in OWN}
-    theirs = [c for c in every if c[1] not in own]
-    ours = [c for c in every if c[1] in own]
-    return [
-        *(c for c in theirs if c[2] == "outside"),
-        *[c for c in theirs if c[2] == "jit"][::2],
-        *[c for c in ours if c[2] == "outside"][::2],
-        *[c for c in theirs if c[2] not in ("outside", "jit")][::11],
-        *[c for c in ours if c[2] != "outside"][::23],
-    ]
+    main = [c for c in every if c[2] == "outside" or (c[2] == "jit" and c[1] not in own)]
+    return main + [c for c in every if c not in main][::7]
 
 
 @pytest.mark.parametrize(("effect", "transform", "around"), cells())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -65,6 +64,7 @@ class ScanSequential(Module):
                 inner.note_link(self, "_modules", "block", block, None)
         if any(type(m).get_extra_state is not Module.get_extra_state for m in self.block.modules()):
             raise RuntimeError("ScanSequential: the blocks keep extra state (get_extra_state), which cannot be stacked")
+        self._register_state_dict_hook(_keys_of_blocks)
 
     def forward(self, input: Any, *args: Any, **kwargs: Any) -> Any:
         return self._through(input, args, kwargs, False)[0]
@@ -99,22 +99,6 @@ class ScanSequential(Module):
         )
 
     # -- torch's keys --------------------------------------------------------------------------------------------------
-
-    def state_dict(self, *args: Any, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> Any:
-        """As :meth:`Module.state_dict`, with the keys of separate blocks; ``keep_vars`` gives arrays all the same."""
-        if destination is None:
-            destination = OrderedDict()
-            destination._metadata = OrderedDict()
-        stacked = self.block.state_dict()
-        metadata = getattr(destination, "_metadata", None)
-        if metadata is not None:
-            metadata[prefix[:-1]] = {"version": self._version}
-        for i in range(self.length):
-            if metadata is not None:
-                inner = {f"{prefix}{i}{'.' if path else ''}{path}": facts for path, facts in stacked._metadata.items()}
-                metadata.update(inner)
-            destination.update((f"{prefix}{i}.{name}", self._row(value, i)) for name, value in stacked.items())
-        return destination
 
     def _load_from_state_dict(
         self,
@@ -175,3 +159,14 @@ class ScanSequential(Module):
         name = f"(0-{self.length - 1}): {self.length} x" if self.length > 1 else "(0):"
         lines = [*([extra] if extra else []), f"{name} {_indent(repr(self.block))}"]
         return f"{self._get_name()}(\n  " + "\n  ".join(lines) + "\n)"
+
+
+def _keys_of_blocks(scanned: Any, state_dict: Any, prefix: str, local_metadata: Any) -> None:
+    """In a state dict: the entries of separate blocks in place of the stacked ones."""
+    head = f"{prefix}block."
+    stacked = {key: state_dict.pop(key) for key in list(state_dict) if key.startswith(head)}
+    metadata = getattr(state_dict, "_metadata", {})
+    facts = {path: metadata.pop(path) for path in list(metadata) if f"{path}.".startswith(head)}
+    for i in range(scanned.length):
+        metadata.update((f"{prefix}{i}{path[len(head) - 1 :]}", fact) for path, fact in facts.items())
+        state_dict.update((f"{prefix}{i}.{key[len(head) :]}", scanned._row(value, i)) for key, value in stacked.items())

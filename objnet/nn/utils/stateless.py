@@ -17,6 +17,7 @@ import numpy as np
 
 from objnet.core import frame
 from objnet.core.arrays import as_array
+from objnet.core.once import once
 from objnet.core.tensor import TensorMethods
 from objnet.core.variable import UNSET, Buffer, Variable, settle
 from objnet.nn.module import Module
@@ -63,28 +64,22 @@ def functional_call(
     if strict:
         _check_names(module, names, given, tie_weights)
     cells, replaced = _targets(module, names, given, tie_weights)
-    token = False
-    while True:
-        inner = frame.Frame()
+
+    def attempt(inner: frame.Frame, token: bool) -> Any:
         inner.values.update((cell, given[name]) for name, cell in cells.items())
-        try:
-            with ExitStack() as changes:
-                for name in replaced:
-                    cells[name] = changes.enter_context(_replaced(module, name, given[name], inner))
-                with inner.open(token):
-                    result = module(*args, **(kwargs or {}))
-                    result = jax.tree.map(lambda x: x, result)  # Parameters become arrays
-                    outcome = inner.outcome()
-            break
-        except frame.TokenNeeded as needed:
-            if needed.frame is not inner:
-                raise
-            token = True
-    ours = set(cells.values())
-    inner.commit({v: values for v, values in outcome.items() if v not in ours})
-    parameters_and_buffers.update((name, outcome[cell][0]) for name, cell in cells.items() if cell in outcome)
-    inner.close()
-    return result
+        with ExitStack() as changes:
+            for name in replaced:
+                cells[name] = changes.enter_context(_replaced(module, name, given[name], inner))
+            with inner.open(token):
+                result = module(*args, **(kwargs or {}))
+                result = jax.tree.map(lambda x: x, result)  # Parameters become arrays
+                outcome = inner.outcome()
+        ours = set(cells.values())
+        inner.commit({v: values for v, values in outcome.items() if v not in ours})
+        parameters_and_buffers.update((name, outcome[cell][0]) for name, cell in cells.items() if cell in outcome)
+        return result
+
+    return once(attempt)
 
 
 def _checked(name: str, value: Any) -> Any:

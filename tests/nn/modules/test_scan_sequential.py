@@ -170,6 +170,17 @@ def test_stacks_of_stacks_have_the_keys_of_sequentials_of_sequentials():
     close(ensemble.state_dict()["1.weight"][2], apart[2].state_dict()["1.weight"])
 
 
+def test_state_dict_hooks_run_and_kept_variables_are_views():
+    scanned, seen = nn.ScanSequential(linears()), []
+    scanned.register_state_dict_post_hook(lambda module, entries, prefix, metadata: seen.extend(entries))
+    scanned.register_state_dict_pre_hook(lambda module, prefix, keep_vars: seen.append(keep_vars))
+    kept = scanned.state_dict(keep_vars=True, prefix="a.")
+    assert seen == [True, *kept] and list(kept)[0] == "a.0.weight"
+    kept["a.2.bias"].fill_(7.0)
+    close(scanned.block.bias.data[2], jnp.full(6, 7.0))
+    assert (np.asarray(scanned.block.bias)[[0, 1, 3]] != 7.0).all()
+
+
 @pytest.mark.parametrize("fill", [nn.init.xavier_uniform_, nn.init.kaiming_normal_, nn.init.orthogonal_])
 def test_initialisation_is_that_of_separate_blocks(fill):
     def init(m):
