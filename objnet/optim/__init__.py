@@ -3,9 +3,35 @@
 from __future__ import annotations
 
 from objnet.optim.adadelta import Adadelta as Adadelta
+from objnet.optim.adafactor import Adafactor as Adafactor
+from objnet.optim.adagrad import Adagrad as Adagrad
 from objnet.optim.adam import Adam as Adam
+from objnet.optim.adamax import Adamax as Adamax
 from objnet.optim.adamw import AdamW as AdamW
+from objnet.optim.asgd import ASGD as ASGD
+from objnet.optim.muon import Muon as Muon
+from objnet.optim.nadam import NAdam as NAdam
 from objnet.optim.optimizer import Optimizer as Optimizer
+from objnet.optim.radam import RAdam as RAdam
+from objnet.optim.rmsprop import RMSprop as RMSprop
+from objnet.optim.rprop import Rprop as Rprop
 from objnet.optim.sgd import SGD as SGD
+from objnet.optim.sparse_adam import SparseAdam as SparseAdam
 
-__all__ = ["SGD", "Adadelta", "Adam", "AdamW", "Optimizer"]
+__all__ = [
+    "ASGD",
+    "SGD",
+    "Adadelta",
+    "Adafactor",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "Muon",
+    "NAdam",
+    "Optimizer",
+    "RAdam",
+    "RMSprop",
+    "Rprop",
+    "SparseAdam",
+]

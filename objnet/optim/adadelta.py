@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from objnet.optim.checks import at_least_zero
 from objnet.optim.groups import plain
 from objnet.optim.optimizer import Optimizer
 
@@ -51,14 +52,11 @@ class Adadelta(Optimizer):
     ):
         lr, rho = plain("lr", lr), plain("rho", rho)
         eps, weight_decay = plain("eps", eps), plain("weight_decay", weight_decay)
-        if not lr >= 0.0:
-            raise ValueError(f"Invalid learning rate: {lr}")
+        at_least_zero("learning rate", lr)
         if not 0.0 <= rho <= 1.0:
             raise ValueError(f"Invalid rho value: {rho}")
-        if not eps >= 0.0:
-            raise ValueError(f"Invalid epsilon value: {eps}")
-        if not weight_decay >= 0.0:
-            raise ValueError(f"Invalid weight_decay value: {weight_decay}")
+        at_least_zero("epsilon value", eps)
+        at_least_zero("weight_decay value", weight_decay)
         super().__init__(
             params,
             {
@@ -82,8 +80,8 @@ class Adadelta(Optimizer):
         return {"gain": 1 - group["rho"]}
 
     @staticmethod
-    def _slots(options: _Options) -> tuple[str, ...]:
-        return ("square_avg", "acc_delta")
+    def _slots(options: _Options, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        return {"square_avg": shape, "acc_delta": shape}
 
     @staticmethod
     def _rule(

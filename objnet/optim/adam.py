@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from objnet.optim.checks import at_least_zero, check_betas
+from objnet.optim.decays import log_decay
 from objnet.optim.groups import plain
 from objnet.optim.optimizer import Optimizer
 
@@ -63,16 +64,10 @@ class Adam(Optimizer):
             raise ValueError("lr as a Tensor is not supported for capturable=False and foreach=True")
         lr, eps, weight_decay = plain("lr", lr), plain("eps", eps), plain("weight_decay", weight_decay)
         betas = (plain("betas[0]", betas[0]), plain("betas[1]", betas[1]))
-        if not lr >= 0.0:
-            raise ValueError(f"Invalid learning rate: {lr}")
-        if not eps >= 0.0:
-            raise ValueError(f"Invalid epsilon value: {eps}")
-        if not 0.0 <= betas[0] < 1.0:
-            raise ValueError(f"Invalid beta parameter at index 0: {betas[0]}")
-        if not 0.0 <= betas[1] < 1.0:
-            raise ValueError(f"Invalid beta parameter at index 1: {betas[1]}")
-        if not weight_decay >= 0.0:
-            raise ValueError(f"Invalid weight_decay value: {weight_decay}")
+        at_least_zero("learning rate", lr)
+        at_least_zero("epsilon value", eps)
+        check_betas(betas)
+        at_least_zero("weight_decay value", weight_decay)
         if not (isinstance(betas[0], float) and isinstance(betas[1], float)):
             raise ValueError("betas must be either both floats or both Tensors")
         if fused and foreach:
@@ -115,8 +110,9 @@ class Adam(Optimizer):
         }
 
     @staticmethod
-    def _slots(options: _Options) -> tuple[str, ...]:
-        return ("exp_avg", "exp_avg_sq", "max_exp_avg_sq") if options.amsgrad else ("exp_avg", "exp_avg_sq")
+    def _slots(options: _Options, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        names = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq") if options.amsgrad else ("exp_avg", "exp_avg_sq")
+        return dict.fromkeys(names, shape)
 
     @staticmethod
     def _schedule(options: _Options, numbers: dict[str, jax.Array], steps: Any) -> dict[str, jax.Array]:
@@ -144,14 +140,3 @@ class Adam(Optimizer):
         if options.amsgrad:
             square = kept["max_exp_avg_sq"] = jnp.maximum(state["max_exp_avg_sq"], square)
         return p - n["step_size"] * mean / (jnp.sqrt(square) * n["scale"] + n["eps"]), kept
-
-
-def log_decay(beta: float) -> float:
-    """``log(beta)``, from which ``beta**t`` is ``exp(t * log(beta))``.
-
-    Raises:
-        ValueError: for a negative number.
-    """
-    if beta < 0:
-        raise ValueError(f"Invalid beta parameter: {beta}")
-    return math.log(beta) if beta else -math.inf

@@ -1,9 +1,10 @@
 """``ParamGroup``: one entry of ``optimizer.param_groups``, a dict whose numbers are data on the device.
 
-Every number of a group (``lr``, both ``betas``, ...) and every number an optimizer derives from them on the host in double
-precision (``1 - beta2``, ``log(beta2)``, ...) is one entry of one small vector, a single input of a compiled step. Writing
-``group["lr"] = x`` puts a new vector on the device at once; what else a group holds (flags, and which numbers are zero) is
-part of the program.
+Every hyper-parameter that is a number (``lr``, both ``betas``, ...) and every number an optimizer derives from them on the
+host in double precision (``1 - beta2``, ``log(beta2)``, ...) is one entry of one small vector, a single input of a compiled
+step. Writing ``group["lr"] = x`` puts a new vector on the device at once; what else an optimizer reads of a group (flags, and
+which numbers are zero) is part of the program. Numbers that no optimizer knows, such as a scheduler's ``initial_lr``, are
+inputs of those programs only that read them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from objnet.core import epoch, errors, frame
 from objnet.core.foreign import is_torch_tensor, to_host_or_jax
 from objnet.core.variable import Parameter, Variable
+from objnet.optim.cells import outside
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
@@ -103,12 +105,15 @@ class ParamGroup(dict[str, Any]):
     Args:
         kind: the optimizer's class, which derives numbers and options.
         entries: the content, ``"params"`` included.
+        known: the names of the optimizer's hyper-parameters.
         names: of the parameters, if known.
     """
 
-    def __init__(self, kind: Any, entries: Mapping[str, Any], names: Sequence[str] | None = None):
+    def __init__(self, kind: Any, entries: Mapping[str, Any], known: Iterable[str], names: Sequence[str] | None = None):
         super().__init__({k: v if k == "params" else plain(k, v) for k, v in entries.items()})
         self._kind = kind
+        self._known = frozenset(known)
+        self._extras: dict[str, Variable] = {}
         dict.__setitem__(self, "params", Params(entries["params"]))
         self._names = dict(zip(self.params, names, strict=True)) if names else {}
         self.placement = _placement(self.params)
@@ -157,7 +162,8 @@ class ParamGroup(dict[str, Any]):
     def __objnet_capture__(self, visit: Callable[[Any], Any]) -> Any:
         names, statics = tuple(self.numbers), self._statics[1]
         facts = (visit(names), visit(self.options), tuple((k, visit(v)) for k, v in statics.items()))
-        return (facts, visit(self._vector), tuple(visit(p) for p in self.params))
+        extras = tuple((name, visit(cell)) for name, cell in self._extras.items())
+        return (facts, visit(self._vector), extras, tuple(visit(p) for p in self.params))
 
     # -- numbers -------------------------------------------------------------------------------------------------------
 
@@ -168,9 +174,10 @@ class ParamGroup(dict[str, Any]):
         for key, value in entries.items():
             if key != "params":
                 found = numbers_of(key, value)
-                numbers.update(found)
                 if not found:
                     statics[key] = value
+                elif key in self._known:
+                    numbers.update(found)
         if entries.get("differentiable"):
             raise NotImplementedError(
                 "differentiable=True is not supported: an update here is no part of a recorded graph. To differentiate through "
@@ -182,6 +189,26 @@ class ParamGroup(dict[str, Any]):
     def _put(self, numbers: Mapping[str, float]) -> jax.Array:
         dtype = jax.dtypes.canonicalize_dtype(np.float64)  # all the precision jax's mode has
         return jax.device_put(np.array(list(numbers.values()), dtype), self.placement)
+
+    def _extra(self, name: str, value: float) -> jax.Array:
+        """A number that is no hyper-parameter, as an input of the program that asks for it here."""
+        if name not in self._extras:
+            with jax.ensure_compile_time_eval():
+                self._extras[name] = outside(jnp.squeeze(self._put({name: value})))
+            epoch.advance()
+        return self._extras[name]._read()
+
+    def _change_extras(self) -> None:
+        """Tell the programs that read numbers which are no hyper-parameters."""
+        if self._extras:
+            others = (numbers_of(k, v) for k, v in dict.items(self) if k != "params" and k not in self._known)
+            now = {name: number for found in others for name, number in found.items()}
+            for name in list(self._extras):
+                if name in now:
+                    self._extras[name]._set(jnp.squeeze(self._put({name: now[name]})))
+                else:
+                    del self._extras[name]
+                    epoch.advance()
 
     def _change(self, key: str, change: Callable[[], Any]) -> None:
         """Run a change of the dict, and tell the device, or undo it."""
@@ -203,6 +230,7 @@ class ParamGroup(dict[str, Any]):
             epoch.advance()
         self.numbers, self._statics = numbers, statics
         self._vector._set(self._put(numbers))
+        self._change_extras()
 
     def replace(self, entries: Mapping[str, Any]) -> None:
         """Exchange everything but the parameters."""
@@ -221,8 +249,11 @@ class ParamGroup(dict[str, Any]):
         found = numbers_of(key, value) if key != "params" else {}
         if not found or not _tracing():
             return value
-        by_name = dict(zip(self.numbers, jnp.unstack(self.vector()), strict=True))
-        return by_name[key] if is_number(value) else type(value)(by_name[name] for name in found)
+        if key in self._known:
+            inside: Any = dict(zip(self.numbers, jnp.unstack(self.vector()), strict=True))
+        else:
+            inside = {name: self._extra(name, number) for name, number in found.items()}
+        return inside[key] if is_number(value) else type(value)(inside[name] for name in found)
 
     def __setitem__(self, key: str, value: Any) -> None:
         def change() -> None:
@@ -259,7 +290,7 @@ class ParamGroup(dict[str, Any]):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         entries = dict(self) | {"params": list(self.params)}
-        return ParamGroup, (self._kind, entries, self.names())
+        return ParamGroup, (self._kind, entries, self._known, self.names())
 
 
 def check_parameters(params: Iterable[Any]) -> None:

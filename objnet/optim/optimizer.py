@@ -14,11 +14,12 @@ import jax.numpy as jnp
 
 from objnet.core import epoch, errors, frame
 from objnet.core.variable import UNSET, Parameter, Variable
+from objnet.optim.cells import Cells, copy_shared, named, new_cell, new_shared
 from objnet.optim.gradients import match, mismatch
 from objnet.optim.groups import ParamGroup, check_kind, check_parameters, plain
 from objnet.optim.hooks import OptimizerHooks
 from objnet.optim.serialization import OptimizerSerialization
-from objnet.optim.state import Cells, State, copy_clock, named, new_cell, new_clock
+from objnet.optim.state import State
 from objnet.optim.update import run_rule, run_schedule
 from objnet.transforms.autodiff import differentiate
 
@@ -26,7 +27,8 @@ from objnet.transforms.autodiff import differentiate
 class Optimizer(OptimizerSerialization, OptimizerHooks):
     """Base class of all optimizers (torch's ``optim.Optimizer``).
 
-    A subclass states its maths in ``_options``, ``_derive``, ``_slots``, ``_schedule`` and ``_rule``, all static functions.
+    A subclass states its maths in ``_options``, ``_derive``, ``_slots``, ``_shared``, ``_schedule`` and ``_rule``, all static
+    functions.
 
     Args:
         params: Parameters, (name, Parameter) pairs, or dicts with ``"params"`` and hyper-parameters of their own.
@@ -37,6 +39,8 @@ class Optimizer(OptimizerSerialization, OptimizerHooks):
     """
 
     _saves_steps = True  # whether a state dict has "step", as torch's for this optimizer
+    _takes_complex = True
+    _begins_with_state = False  # whether there is state before the first step, as in torch for this optimizer
 
     def __init__(self, params: Any, defaults: Mapping[str, Any]):
         super().__init__()
@@ -71,16 +75,28 @@ class Optimizer(OptimizerSerialization, OptimizerHooks):
         return {}
 
     @staticmethod
-    def _slots(options: Any) -> tuple[str, ...]:
-        """The arrays kept for each parameter, by torch's names; they start as zeros."""
-        return ()
+    def _slots(options: Any, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        """The shapes of the arrays kept for a parameter of ``shape``, by torch's names; they start as zeros."""
+        return {}
+
+    @staticmethod
+    def _shared(options: Any) -> dict[str, float]:
+        """Numbers kept beside the count of steps, by torch's names, as they start; ``_schedule`` gives their next values."""
+        return {}
+
+    def _check_group(self, group: Mapping[str, Any]) -> None:
+        """Raise ValueError for what a group of this optimizer cannot be."""
+
+    def _first(self, name: str) -> float:
+        """What the array ``name`` starts as, everywhere."""
+        return 0.0
 
     @staticmethod
     def _schedule(options: Any, numbers: dict[str, jax.Array], steps: Any) -> dict[str, jax.Array]:
         """The numbers the rule uses, computed once for all parameters of a group that are stepped together.
 
         Args:
-            numbers: the group's and the derived ones, 0-d, by name (``lr``, ``betas.0``).
+            numbers: the group's, the derived and the shared ones, 0-d, by name (``lr``, ``betas.0``).
             steps: which step this is, 0-d, from 1; None if no arrays are kept.
         """
         return numbers
@@ -89,7 +105,10 @@ class Optimizer(OptimizerSerialization, OptimizerHooks):
     def _rule(
         options: Any, p: jax.Array, g: jax.Array, state: dict[str, jax.Array], n: dict[str, jax.Array]
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """One parameter's new value and new arrays, from its gradient and the numbers of ``_schedule``, all of one dtype."""
+        """One parameter's new value and new arrays, from its gradient and the numbers of ``_schedule``, all of one dtype.
+
+        Among the numbers is ``epsilon``, that of the parameter's own dtype.
+        """
         raise NotImplementedError("an Optimizer subclass defines _rule, or step")
 
     # -- groups --------------------------------------------------------------------------------------------------------
@@ -120,9 +139,10 @@ class Optimizer(OptimizerSerialization, OptimizerHooks):
                 )
         if {id(p) for p in params} & {id(p) for p in self._held()}:
             raise ValueError("some parameters appear in more than one parameter group")
-        self.param_groups.append(ParamGroup(type(self), entries, names))
+        self._check_group(entries)
+        self.param_groups.append(ParamGroup(type(self), entries, self.defaults, names))
         epoch.advance()
-        if self.param_groups[-1].local():
+        if self._begins_with_state or self.param_groups[-1].local():
             self.__objnet_prepare__()
 
     def _held(self) -> list[Parameter]:
@@ -205,60 +225,67 @@ class Optimizer(OptimizerSerialization, OptimizerHooks):
                 inner.consume(p._grad)
 
     def _update(self, grads: Mapping[Parameter, jax.Array]) -> None:
+        for p in grads:
+            if not self._takes_complex and jnp.issubdtype(p.dtype, jnp.complexfloating):
+                raise RuntimeError(f"{type(self).__name__} does not support complex parameters: {p.describe()} is {p.dtype}")
         rule, schedule = type(self)._rule, type(self)._schedule
         for group in self.param_groups:
             self._follow(group)
-            options, names, slots = group.options, tuple(group.numbers), self._slots(group.options)
-            for clock, members in self._cohorts(group, grads):
-                before = None if clock is None else clock._read()
-                steps, numbers = run_schedule(schedule, options, names, group.vector(), before)
+            options, names = group.options, tuple(group.numbers)
+            for shared, members in self._cohorts(group, grads):
+                before = {name: cell._read() for name, cell in shared.items()}
+                after, numbers = run_schedule(schedule, options, names, group.vector(), before)
                 for p in members:
                     cells = self._cells.get(p, {})
-                    state = {name: cells[name]._read() for name in slots}
+                    state = {name: cells[name]._read() for name in self._slots(options, p.shape)}
                     value, state = run_rule(rule, options, p._read(), grads[p], state, numbers)
                     p._set(value)
                     for name, array in state.items():
                         cells[name]._set(array)
-                if clock is not None:
-                    clock._set(steps)
+                for name, number in after.items():
+                    shared[name]._set(number)
 
-    def _cohorts(self, group: ParamGroup, grads: Mapping[Parameter, jax.Array]) -> list[tuple[Variable | None, list[Parameter]]]:
-        """The parameters that take this step by their counters: one, as long as all were always stepped together."""
+    def _cohorts(self, group: ParamGroup, grads: Mapping[Parameter, jax.Array]) -> list[tuple[Cells, list[Parameter]]]:
+        """The parameters that take this step, by what they share: one lot, as long as all were always stepped together."""
         stepping = [p for p in group.params if p in grads]
-        if not self._slots(group.options):
-            return [(None, stepping)] if stepping else []
+        if not self._slots(group.options, ()):
+            return [({}, stepping)] if stepping else []
         self._make_cells(group, stepping)
-        cohorts: list[tuple[Variable | None, list[Parameter]]] = []
-        clocks = {id(self._cells[p]["step"]): self._cells[p]["step"] for p in stepping}
-        for clock in clocks.values():
-            mates = [p for p in group.params if self._cells.get(p, {}).get("step") is clock]
+        cohorts: list[tuple[Cells, list[Parameter]]] = []
+        names = ("step", *self._shared(group.options))
+        lots = {id(cells["step"]): {name: cells[name] for name in names} for p in stepping if (cells := self._cells[p])}
+        for shared in lots.values():
+            mates = [p for p in group.params if self._cells.get(p, {}).get("step") is shared["step"]]
             members = [p for p in mates if p in grads]
             if len(members) < len(mates):
-                clock = copy_clock(clock, group.local())
+                shared = copy_shared(shared, group.local())
                 for p in members:
-                    self._cells[p] |= named(p, {"step": clock})
+                    self._cells[p] |= named(p, shared)
                 epoch.advance()
-            cohorts.append((clock, members))
+            cohorts.append((shared, members))
         return cohorts
 
     def _follow(self, group: ParamGroup) -> None:
         """Take numbers and counters to where the parameters have gone."""
         if frame.trace_state() == frame.CLEAN and group.moved():
-            for clock in {id(c["step"]): c["step"] for p in group.params if (c := self._cells.get(p))}.values():
-                clock._set(jax.device_put(clock._read(), group.placement))
+            names = ("step", *self._shared(group.options))
+            shared = {id(c[name]): c[name] for p in group.params if (c := self._cells.get(p)) for name in names}
+            for cell in shared.values():
+                cell._set(jax.device_put(cell._read(), group.placement))
 
     def _make_cells(self, group: ParamGroup, params: Iterable[Parameter]) -> None:
-        """Make the counter and the arrays that are missing."""
-        slots = self._slots(group.options)
-        clock: Variable | None = None
+        """Make the count of steps and the arrays that are missing."""
+        local = group.local()
+        shared: Cells = {}
         for p in params:
             cells = self._cells.get(p, {})
-            missing = [name for name in slots if name not in cells]
+            missing = {name: shape for name, shape in self._slots(group.options, p.shape).items() if name not in cells}
             if missing:
                 if not cells:
-                    clock = clock or new_clock(group.placement, group.local())
-                    cells = {"step": clock}
-                self._cells[p] = named(p, cells | {name: new_cell(p, group.local()) for name in missing})
+                    shared = shared or new_shared(self._shared(group.options), group.placement, local)
+                    cells = dict(shared)
+                made = {name: new_cell(p, shape, self._first(name), local) for name, shape in missing.items()}
+                self._cells[p] = named(p, cells | made)
                 epoch.advance()
 
     def zero_grad(self, set_to_none: bool = True) -> None:

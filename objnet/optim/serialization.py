@@ -12,8 +12,8 @@ import numpy as np
 from objnet.core import epoch
 from objnet.core.foreign import to_host_or_jax
 from objnet.core.variable import Parameter, Variable
+from objnet.optim.cells import Cells, named
 from objnet.optim.groups import ParamGroup, check_kind, plain
-from objnet.optim.state import Cells, named
 
 # What torch fills in when a state dict of an older version lacks it.
 _ADDED_LATER = {
@@ -84,10 +84,10 @@ class OptimizerSerialization:
         problems: list[str] = []
         arrays: dict[Parameter, dict[str, Any]] = {}
         for group, old, entries in zip(self.param_groups, saved, loaded, strict=True):
-            slots = type(self)._slots(type(self)._options(entries))  # type: ignore[attr-defined]
+            options = type(self)._options(entries)  # type: ignore[attr-defined]
             for p, number in zip(group.params, old["params"], strict=True):
                 given = {k: v for k, v in state.pop(number, {}).items() if v is not None}
-                arrays[p] = self._load_state(p, f"state {number} ({p.describe()})", given, slots, problems)
+                arrays[p] = self._load_state(p, f"state {number} ({p.describe()})", given, options, problems)
         problems.extend(f"state {number}: no group has a parameter of this number" for number in state)
         if problems:
             raise ValueError("the loaded state dict does not fit the optimizer:\n  " + "\n  ".join(problems))
@@ -95,13 +95,15 @@ class OptimizerSerialization:
             group.replace(entries)
         self._cells = {}
         for group in self.param_groups:
-            clocks: dict[float, Variable] = {}
+            names = ("step", *type(self)._shared(group.options))  # type: ignore[attr-defined]
+            lots: dict[tuple[float, ...], Cells] = {}
             for p in group.params:
                 if arrays[p]:
-                    steps = arrays[p].pop("step")
-                    if steps not in clocks:
-                        clocks[steps] = Variable(jax.device_put(np.float32(steps), group.placement))
-                    self._cells[p] = named(p, {"step": clocks[steps], **{k: Variable(v) for k, v in arrays[p].items()}})
+                    numbers = tuple(arrays[p].pop(name) for name in names)
+                    if numbers not in lots:
+                        placed = (Variable(jax.device_put(np.float32(number), group.placement)) for number in numbers)
+                        lots[numbers] = dict(zip(names, placed, strict=True))
+                    self._cells[p] = named(p, lots[numbers] | {k: Variable(v) for k, v in arrays[p].items()})
         epoch.advance()
         for hook in self._hooks_of("load_state_dict_post"):  # type: ignore[attr-defined]
             hook(self)
@@ -123,21 +125,25 @@ class OptimizerSerialization:
     def _upgrade(self, entries: dict[str, Any]) -> None:
         """Change the loaded content of a group to what this class needs."""
 
-    def _load_state(self, p: Parameter, where: str, arrays: dict[str, Any], slots: Any, problems: list[str]) -> dict[str, Any]:
+    def _load_state(self, p: Parameter, where: str, arrays: dict[str, Any], options: Any, problems: list[str]) -> dict[str, Any]:
         """The arrays of one parameter and its step, checked; faults go to ``problems``."""
         if not arrays:
             return {}
         value = p._read()
+        slots = type(self)._slots(options, value.shape)  # type: ignore[attr-defined]
         saves_steps = self._saves_steps  # type: ignore[attr-defined]
-        missing = [name for name in (*slots, *(["step"] if saves_steps else [])) if name not in arrays]
+        shared = ("step", *type(self)._shared(options))  # type: ignore[attr-defined]
+        order = {name: i for i, name in enumerate((*shared, *slots))}
+        missing = [name for name in order if name not in arrays and (saves_steps or name != "step")]
         problems.extend(f"{where} has no {name!r}" for name in missing)
         taken: dict[str, Any] = {}
-        for name in sorted(arrays, key=lambda n: slots.index(n) if n in slots else len(slots)):
+        for name in sorted(arrays, key=lambda name: order.get(name, len(order))):
             array = to_host_or_jax(arrays[name])
-            if name == "step":
+            shape = () if name in shared else slots.get(name, value.shape)
+            if np.shape(array) != shape:
+                problems.append(f"{where}: {name} has shape {np.shape(array)}, not {shape} (the parameter's is {value.shape})")
+            elif name in shared:
                 taken[name] = float(np.asarray(array))
-            elif array.shape != value.shape:
-                problems.append(f"{where}: {name} has shape {tuple(array.shape)}, the parameter {value.shape}")
             elif np.iscomplexobj(array) and not np.iscomplexobj(value):
                 problems.append(f"{where}: {name} is complex, the parameter {value.dtype}")
             else:

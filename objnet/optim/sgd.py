@@ -100,8 +100,8 @@ class SGD(Optimizer):
         return {"gain": 1 - group["dampening"]}
 
     @staticmethod
-    def _slots(options: _Options) -> tuple[str, ...]:
-        return ("momentum_buffer",) if options.momentum else ()
+    def _slots(options: _Options, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        return {"momentum_buffer": shape} if options.momentum else {}
 
     @staticmethod
     def _schedule(options: _Options, numbers: dict[str, jax.Array], steps: Any) -> dict[str, jax.Array]:

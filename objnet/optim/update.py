@@ -19,14 +19,26 @@ Numbers = dict[str, jax.Array]
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2), inline=True)
 def run_schedule(
-    schedule: Callable[..., Numbers], options: Any, names: tuple[str, ...], vector: jax.Array, steps: jax.Array | None
-) -> tuple[jax.Array | None, Numbers]:
-    """Count a step, and compute the numbers the rule needs from those of the group."""
+    schedule: Callable[..., Numbers], options: Any, names: tuple[str, ...], vector: jax.Array, shared: Numbers
+) -> tuple[Numbers, Numbers]:
+    """Count a step, and compute the numbers the rule needs from those of the group and those kept beside the count.
+
+    Returns:
+        The numbers to keep, and the rule's.
+    """
     numbers = dict(zip(names, jnp.unstack(vector), strict=True))
-    if steps is None:
-        return None, schedule(options, numbers, None)
-    steps = steps + 1
-    return steps, schedule(options, numbers, steps.astype(vector.dtype))
+    if not shared:
+        return {}, schedule(options, numbers, None)
+    kept = {name: number.astype(vector.dtype) for name, number in shared.items()}
+    steps = kept.pop("step") + 1
+    numbers = schedule(options, numbers | kept, steps)
+    new = {"step": steps} | {name: numbers[name] for name in kept}
+    return {name: number.astype(shared[name].dtype) for name, number in new.items()}, numbers
+
+
+def as_kept(number: jax.Array) -> jax.Array:
+    """``number`` rounded as the Variables of shared numbers hold it, which is float32 in double precision too, as in torch."""
+    return number.astype(jnp.float32).astype(number.dtype)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), inline=True)
@@ -54,6 +66,6 @@ def run_rule(
     def leave(x: jax.Array) -> jax.Array:
         return lax.complex(x[..., 0], x[..., 1]) if pairs else x.astype(dtype)
 
-    numbers = {k: v.astype(working) for k, v in numbers.items()}
+    numbers = {k: v.astype(working) for k, v in numbers.items()} | {"epsilon": jnp.asarray(jnp.finfo(real).eps, working)}
     new, kept = rule(options, enter(value), enter(gradient), {k: enter(v) for k, v in state.items()}, numbers)
     return leave(new), {k: leave(v) for k, v in kept.items()}

@@ -338,8 +338,8 @@ def test_an_optimizer_by_its_rule():
             super().__init__(params, {"lr": lr})
 
         @staticmethod
-        def _slots(options):
-            return ("last",)
+        def _slots(options, shape):
+            return {"last": shape}
 
         @staticmethod
         def _schedule(options, numbers, steps):
