@@ -29,16 +29,19 @@ maker: ContextVar[Callable[[Variable, Any], bool] | None] = ContextVar("objnet_m
 
 def settle(value: Any) -> Any:
     """``value`` as a Variable holds it: leaves are jax arrays without weak types, so that no program retraces for one."""
-    if isinstance(value, jax.Array):
-        return lax.convert_element_type(value, value.dtype) if _is_weak(value) else value
-    return jax.tree.map(_settle_leaf, value)
+    return _settle_leaf(value) if isinstance(value, jax.Array) else jax.tree.map(_settle_leaf, value)
 
 
 def _settle_leaf(leaf: Any) -> jax.Array:
     if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, bool, int, float, complex)):
         raise TypeError(f"{leaf!r} is neither an array nor a number")
-    array = jnp.asarray(leaf)
-    return lax.convert_element_type(array, array.dtype) if _is_weak(array) else array
+    if isinstance(leaf, jax.core.Tracer):
+        return lax.convert_element_type(leaf, leaf.dtype) if _is_weak(leaf) else leaf
+    if isinstance(leaf, jax.Array) and not _is_weak(leaf):
+        return leaf
+    with jax.ensure_compile_time_eval():  # what is a value now stays one, whatever is being traced around
+        array = jnp.asarray(leaf)
+        return lax.convert_element_type(array, array.dtype) if _is_weak(array) else array
 
 
 def _is_weak(array: jax.Array) -> bool:

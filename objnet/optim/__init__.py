@@ -9,6 +9,7 @@ from objnet.optim.adam import Adam as Adam
 from objnet.optim.adamax import Adamax as Adamax
 from objnet.optim.adamw import AdamW as AdamW
 from objnet.optim.asgd import ASGD as ASGD
+from objnet.optim.lbfgs import LBFGS as LBFGS
 from objnet.optim.muon import Muon as Muon
 from objnet.optim.nadam import NAdam as NAdam
 from objnet.optim.optimizer import Optimizer as Optimizer
@@ -20,6 +21,7 @@ from objnet.optim.sparse_adam import SparseAdam as SparseAdam
 
 __all__ = [
     "ASGD",
+    "LBFGS",
     "SGD",
     "Adadelta",
     "Adafactor",

@@ -23,6 +23,7 @@ from objnet.core import epoch, errors, frame
 from objnet.core.foreign import is_torch_tensor, to_host_or_jax
 from objnet.core.variable import Parameter, Variable
 from objnet.optim.cells import outside
+from objnet.optim.control import tracing
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
@@ -212,7 +213,7 @@ class ParamGroup(dict[str, Any]):
 
     def _change(self, key: str, change: Callable[[], Any]) -> None:
         """Run a change of the dict, and tell the device, or undo it."""
-        if _tracing():
+        if tracing():
             raise errors.StaticAttributeError(
                 f"group[{key!r}] was written inside a compiled function{errors.where()}: that would happen once, when the "
                 "function is traced, and not at every call. Write it (or call scheduler.step()) outside, between calls: that "
@@ -247,7 +248,7 @@ class ParamGroup(dict[str, Any]):
     def __getitem__(self, key: str) -> Any:
         value = dict.__getitem__(self, key)
         found = numbers_of(key, value) if key != "params" else {}
-        if not found or not _tracing():
+        if not found or not tracing():
             return value
         if key in self._known:
             inside: Any = dict(zip(self.numbers, jnp.unstack(self.vector()), strict=True))
@@ -314,10 +315,6 @@ def check_parameters(params: Iterable[Any]) -> None:
                 "each parameter once; model.parameters() gives a tied one once."
             )
         seen.add(id(p))
-
-
-def _tracing() -> bool:
-    return frame.trace_state() != frame.CLEAN and frame.staged()
 
 
 def _same(a: tuple[Any, dict[str, Any]], b: tuple[Any, dict[str, Any]]) -> bool:

@@ -7,7 +7,7 @@ looks after where state lives, what is data and what is program, and what a step
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,15 @@ from objnet.optim.serialization import OptimizerSerialization
 from objnet.optim.state import State
 from objnet.optim.update import run_rule, run_schedule
 from objnet.transforms.autodiff import differentiate
+
+
+class _Evaluation(NamedTuple):
+    """What a closure gave, and whether its gradients are those it left in ``p.grad``."""
+
+    value: Any
+    aux: Any
+    gradients: dict[Parameter, jax.Array]
+    own: bool
 
 
 class Optimizer(OptimizerSerialization, OptimizerHooks):
@@ -145,6 +154,10 @@ class Optimizer(OptimizerSerialization, OptimizerHooks):
         if self._begins_with_state or self.param_groups[-1].local():
             self.__objnet_prepare__()
 
+    def _report(self, cells: Cells) -> dict[str, Any]:
+        """A parameter's state as torch lays it out."""
+        return {name: cell._read() for name, cell in cells.items() if name != "step" or self._saves_steps}
+
     def _held(self) -> list[Parameter]:
         return [p for group in self.param_groups for p in group.params]
 
@@ -199,17 +212,25 @@ class Optimizer(OptimizerSerialization, OptimizerHooks):
             self._update(match(closure, self.param_groups))
 
     def _step_closure(self, closure: Callable[[], Any], has_aux: bool) -> Any:
+        found = self._evaluate(closure, has_aux)
+        if found.own:
+            self._step_own()
+        else:
+            self._update(found.gradients)
+        return (found.value, found.aux) if has_aux else found.value
+
+    def _evaluate(self, closure: Callable[[], Any], has_aux: bool) -> _Evaluation:
+        """Run a closure once, for the loss and the gradients there are."""
         held = self._held()
         before = [p._grad._peek() for p in held]
         found = differentiate(closure, parameters=[p for p in held if p.requires_grad], has_aux=has_aux)
         after = [p._grad._peek() for p in held]
-        if any(new is not old and new is not None for new, old in zip(after, before, strict=True)):
-            self._step_own()  # the closure ran backward itself, as torch's do
-        else:
-            self._update({p: g for p, g in found.parameters.items() if g is not None})
-        return (found.value, found.aux) if has_aux else found.value
+        own = any(new is not old and new is not None for new, old in zip(after, before, strict=True))  # as torch's closures do
+        gradients = self._own() if own else {p: g for p, g in found.parameters.items() if g is not None}
+        return _Evaluation(found.value, found.aux, gradients, own)
 
-    def _step_own(self) -> None:
+    def _own(self) -> dict[Parameter, jax.Array]:
+        """Every ``p.grad`` there is."""
         grads: dict[Parameter, jax.Array] = {}
         for p in self._held():
             gradient = p.grad
@@ -218,6 +239,10 @@ class Optimizer(OptimizerSerialization, OptimizerHooks):
                 if fault:
                     raise RuntimeError(f"{p.describe()}.grad does not fit{errors.where()}: {fault}")
                 grads[p] = gradient
+        return grads
+
+    def _step_own(self) -> None:
+        grads = self._own()
         self._update(grads)
         inner = frame.current()
         if inner is not None:

@@ -33,13 +33,10 @@ class State(Mapping[Parameter, dict[str, jax.Array]]):
         begun = {id(clock) for clock, s in zip(clocks, steps, strict=True) if isinstance(s, jax.core.Tracer) or s > 0}
         return {p: cells for p, cells in held.items() if id(cells["step"]) in begun}
 
-    def _arrays(self, cells: Cells) -> dict[str, jax.Array]:
-        return {k: cell._read() for k, cell in cells.items() if k != "step" or self._optimizer._saves_steps}
-
     def __getitem__(self, parameter: Parameter) -> dict[str, jax.Array]:
         cells = self._stepped().get(parameter)
         if cells is not None:
-            return self._arrays(cells)
+            return self._optimizer._report(cells)
         if any(p is parameter for p in self._optimizer._held()):
             return {}
         raise KeyError(f"this optimizer does not hold {getattr(parameter, 'describe', lambda: repr(parameter))()}")
@@ -55,7 +52,7 @@ class State(Mapping[Parameter, dict[str, jax.Array]]):
 
     def items(self) -> Any:
         """(parameter, arrays) pairs, all read at once."""
-        return {p: self._arrays(cells) for p, cells in self._stepped().items()}.items()
+        return {p: self._optimizer._report(cells) for p, cells in self._stepped().items()}.items()
 
     def values(self) -> Any:
         """The arrays of each parameter, all read at once."""

@@ -41,7 +41,7 @@ class PureFrame(frame.Frame):
         super().__init__()
         self.applies = given is not None
         self.read = _Reads()
-        self._params, self._state = (given[0], given[1] or {}) if given is not None else ({}, {})
+        self._params, self._state = (_strong(given[0]), _strong(given[1] or {})) if given is not None else ({}, {})
         self._stateless = given is not None and given[1] is None
         self._state_names = {name for entries in self._state.values() for name in entries}
         variables = [thing for thing in live if isinstance(thing, Variable)]
@@ -453,6 +453,11 @@ class _Kind(str):
 
 def _leaf_kind(leaf: Any) -> _Kind:
     return _Kind(f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]" if _is_array(leaf) else f"a {type(leaf).__name__}")
+
+
+def _strong(entries: Entries) -> Entries:
+    """What is given with weak types taken off here, and not inside a transform that binds it, whose tracer would outlive it."""
+    return {path: jax.tree.map(lambda v: settle(v) if isinstance(v, jax.core.Tracer) else v, e) for path, e in entries.items()}
 
 
 def _kind(value: Any) -> tuple[Any, list[str]]:

@@ -12,7 +12,9 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 
+from objnet.core import errors
 from objnet.transforms.lifted import Lifted
 from objnet.transforms.threaded import Restructured, ThreadedFrame, arrays, thread
 
@@ -54,6 +56,16 @@ class _Ruled:
 
     def _run(self, inner: ThreadedFrame, args: Sequence[Any], lifted: Mapping[int, Lifted]) -> Callable[..., Any]:
         raise NotImplementedError
+
+    def _refuse_differentiated(self, inner: ThreadedFrame, moves: Sequence[bool]) -> None:
+        """Raise where the function read what it writes and what is differentiated: no rule says what becomes of it."""
+        for variable, differentiated in zip(inner.carried, moves, strict=True):
+            if differentiated and inner.needs(variable):
+                raise errors.LeakedTracerError(
+                    f"{variable.describe()} is being differentiated, and the {type(self).__name__} function {self.__name__} "  # type: ignore[attr-defined]
+                    f"reads and writes it{errors.where()}: the rule says nothing of it, so its part of the gradient would be lost. Pass the "
+                    "module (or the value) as an argument of that function, or write jax.lax.stop_gradient of it before."
+                )
 
     @staticmethod
     def _bound(inner: ThreadedFrame, args: Sequence[Any], lifted: Mapping[int, Lifted], values: Sequence[Any]) -> list[Any]:
@@ -107,13 +119,16 @@ class custom_vjp(_Ruled):
             return call(self._function, values, state)
 
         def forward(values: Sequence[Any], state: Sequence[Any]) -> Any:
+            moves = [any(leaf.perturbed for leaf in _primals(one)) for one in state]
+            values, state = (jax.tree.map(lambda p: p.value, part, is_leaf=_is_primal) for part in (values, state))
             (result, kept), after = call(self._forward, values, state)
+            self._refuse_differentiated(inner, moves)
             return (result, after), (kept, values, state)
 
         def backward(residuals: Any, cotangents: Any) -> Any:
             kept, values, state = residuals
             fixed = [a for i, a in enumerate(args) if i not in lifted]
-            given = arrays(self._backward(*fixed, kept, cotangents[0]))
+            given = arrays(self._backward(*fixed, kept, _whole(cotangents[0])))
             if not isinstance(given, tuple) or len(given) != len(values):
                 raise TypeError(
                     f"the backward rule of {self.__name__} returns a tuple of {len(values)} cotangents, one for each differentiable "  # type: ignore[attr-defined]
@@ -121,7 +136,7 @@ class custom_vjp(_Ruled):
                 )
             return [_cotangent(value, one) for value, one in zip(values, given, strict=True)], jax.tree.map(_zero, state)
 
-        run.defvjp(forward, backward)
+        run.defvjp(forward, backward, symbolic_zeros=True)
         return run
 
 
@@ -168,18 +183,42 @@ class custom_jvp(_Ruled):
         def run(values: Sequence[Any], state: Sequence[Any]) -> Any:
             return inner.call(state, lambda: self._function(*self._bound(inner, args, lifted, values)))
 
-        @run.defjvp
         def jvp(primals: Any, tangents: Any) -> Any:
-            (values, state), (directions, _) = primals, tangents
+            (values, state), (directions, of_state) = primals, tangents
+            moves = [any(not _is_zero(leaf) for leaf in jax.tree.leaves(one, is_leaf=_is_zero)) for one in of_state]
+            directions = _whole(directions)
 
             def rule() -> Any:
                 full = self._bound(inner, args, lifted, values)
                 return self._rule(*fixed, tuple(full[i] for i in lifted), tuple(directions))
 
             (result, tangent), after = inner.call(state, rule)
+            self._refuse_differentiated(inner, moves)
             return (result, after), (tangent, jax.tree.map(_zero, after))
 
+        run.defjvp(jvp, symbolic_zeros=True)
         return run
+
+
+def _is_zero(leaf: Any) -> bool:
+    return isinstance(leaf, SymbolicZero)
+
+
+def _whole(tree: Any) -> Any:
+    """``tree`` with arrays in place of symbolic zeros."""
+    return jax.tree.map(lambda leaf: _zeros(leaf.shape, leaf.dtype) if _is_zero(leaf) else leaf, tree, is_leaf=_is_zero)
+
+
+def _is_primal(leaf: Any) -> bool:
+    return isinstance(leaf, CustomVJPPrimal)
+
+
+def _primals(tree: Any) -> list[Any]:
+    return jax.tree.leaves(tree, is_leaf=_is_primal)
+
+
+def _zeros(shape: tuple[int, ...], dtype: Any) -> Any:
+    return np.zeros(shape, dtype) if dtype == jax.dtypes.float0 else jax.numpy.zeros(shape, dtype)
 
 
 def _zero(leaf: Any) -> Any:

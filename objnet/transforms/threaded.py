@@ -90,6 +90,10 @@ class ThreadedFrame(frame.Frame):
             self.close()
         return result, out
 
+    def needs(self, variable: Variable) -> bool:
+        """Whether any run has read the value that ``variable`` came in with."""
+        return variable in self._needed
+
     def _value_after(self, variable: Variable, before: Any) -> Any:
         value = self.values[variable]
         if variable in self.consumed and before is None and variable not in self.read:

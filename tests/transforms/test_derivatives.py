@@ -247,3 +247,36 @@ def test_checkify(compiled):
         error.throw()
     error, _ = objnet.checkify(lambda x: jnp.log(x), errors=objnet.transforms.stage.nan_checks)(jnp.float32(-1.0))
     assert "nan" in error.get()
+
+
+@pytest.mark.parametrize("rule", [objnet.custom_jvp, objnet.custom_vjp])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_ruled_function_that_changes_a_differentiated_parameter_is_refused(rule, compiled):
+    """Its rule says nothing of the parameter's gradient, which would be lost."""
+    weight = nn.Parameter(jnp.ones(3))
+
+    @rule
+    def f(x):
+        weight.data.add_(x)
+        return (weight._read() * x).sum()
+
+    if rule is objnet.custom_jvp:
+        f.defjvp(lambda primals, tangents: (f._function(*primals), tangents[0].sum()))
+    else:
+        f.defvjp(lambda x: (f._function(x), x), lambda x, g: (g * x,))
+    grad = objnet.value_and_grad(lambda x: f(x) + weight._read().sum(), wrt=[weight])
+    with pytest.raises(objnet.errors.LeakedTracerError):
+        (objnet.jit(grad) if compiled else grad)(jnp.arange(3.0))
+    assert weight._read().tolist() == [1, 1, 1]
+
+
+def test_numpy_state_bound_inside_a_transform_leaves_no_tracer():
+    class Late(nn.Module):
+        def forward(self, x):
+            self.register_buffer("extra", jnp.zeros(3))
+            return x * self.extra
+
+    net = objnet.transform_with_state(lambda x: objnet.checkpoint(Late())(x))
+    params, state = net.init(jax.random.key(0), jnp.ones(3))
+    out, after = net.apply(params, {"late": {"extra": np.full(3, 4.0, np.float32)}}, jax.random.key(0), jnp.ones(3))
+    assert out.tolist() == [4, 4, 4] and np.asarray(after["late"]["extra"]).tolist() == [4, 4, 4]

@@ -273,15 +273,17 @@ def own_outcomes(effect: Effect, own: str, around: type[Cell], found: set[type[E
         found.add(errors.SharedStateError)
     if effect.creates and (own in BRANCHES + RULED or (own in LOOPS and name != "creates_array")):
         found.add(errors.StateStructureError)
-    if own in RULED and around.differentiates and not name.startswith("assigns_data") and not found:
-        found.add(errors.LeakedTracerError)
-        if own.endswith("_grad"):
+    if own in RULED and around.differentiates and not name.startswith("assigns_data"):
+        if own.endswith("_grad") and not found:
             found.add(WORKS)  # the rule is applied before the weight is differentiated
+        found.add(errors.LeakedTracerError)
     compiled = (*LOOPS, *BRANCHES, "pmap", "shard_map")
     if name == "registers_parameter" and (issubclass(around, (InJit, InJitOfGrad)) or (own in compiled and around is Cell)):
         found.add(errors.CompiledCallError)
     if own == "while_loop" and around.differentiates:
         found.add(ValueError)  # jax has no reverse mode for it
+        if name.startswith("assigns_data"):
+            found.add(WORKS)  # nothing within is differentiated
     return found or {WORKS}
 
 
