@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -91,6 +91,15 @@ class LBFGS(Optimizer):
                 "line_search_fn": line_search_fn,
             },
         )
+
+    @classmethod
+    def as_optax(cls, **options: Any) -> NoReturn:
+        """A step evaluates the loss again, which no transformation of gradients can.
+
+        Raises:
+            NotImplementedError: always, naming what to use.
+        """
+        raise NotImplementedError("LBFGS evaluates the loss again within a step: in the pure form use optax.lbfgs")
 
     def _check_group(self, group: Mapping[str, Any]) -> None:
         if self.param_groups:

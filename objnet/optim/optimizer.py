@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from objnet.core import epoch, errors, frame
 from objnet.core.variable import UNSET, Parameter, Variable
@@ -18,8 +19,10 @@ from objnet.optim.cells import Cells, copy_shared, named, new_cell, new_shared
 from objnet.optim.gradients import match, mismatch
 from objnet.optim.groups import ParamGroup, check_kind, check_parameters, plain
 from objnet.optim.hooks import OptimizerHooks
+from objnet.optim.progress import note
 from objnet.optim.serialization import OptimizerSerialization
 from objnet.optim.state import State
+from objnet.optim.transformation import as_optax
 from objnet.optim.update import run_rule, run_schedule
 from objnet.transforms.autodiff import differentiate
 
@@ -188,6 +191,7 @@ class Optimizer(OptimizerSerialization, OptimizerHooks):
         Raises:
             TypeError: for anything else. StructureMismatchError: for gradients that do not fit, before anything changes.
         """
+        note(self)
         args: tuple[Any, ...] = (self,) if closure is None else (self, closure)
         kwargs: dict[str, Any] = {"has_aux": True} if has_aux else {}
         for hook in self._hooks_of("step_pre"):
@@ -320,6 +324,21 @@ class Optimizer(OptimizerSerialization, OptimizerHooks):
                 p.grad = None
             else:
                 p.grad = jnp.zeros(p.shape, p.dtype)
+
+    @classmethod
+    def as_optax(cls, **options: Any) -> optax.GradientTransformation:
+        """This optimizer's maths as a pure transformation: ``tx = optim.AdamW.as_optax(lr=1e-3)``.
+
+        Its updates, applied with ``optax.apply_updates``, are the steps taken here, to rounding. Gradients that are None leave
+        their parameters alone; all others count one step together.
+
+        Args:
+            options: the constructor's hyper-parameters; ``lr`` may be a schedule of optax's too.
+
+        Raises:
+            TypeError, ValueError: as the constructor.
+        """
+        return as_optax(cls, options)
 
     # -- for compiled functions ----------------------------------------------------------------------------------------
 

@@ -59,7 +59,7 @@ def _theirs(seed, options, steps, calls=None):
             calls.append(1)
         return value
 
-    return params, optimizer, [float(optimizer.step(closure)) for _ in range(steps)], closure
+    return params, optimizer, [float(optimizer.step(closure).detach()) for _ in range(steps)], closure
 
 
 def _ours(seed, options):
