@@ -84,6 +84,7 @@ from objnet.nn.interception import (
     custom_setter,
     intercept_methods,
 )
+from objnet.optim.scan_steps import scan_steps
 from objnet.transforms import (
     LiftWithStateUpdater,
     MultiTransformed,
@@ -250,6 +251,7 @@ __all__ = [
     "running_init",
     "save",
     "scan",
+    "scan_steps",
     "seed",
     "set_float32_matmul_precision",
     "set_grad_enabled",

@@ -137,6 +137,14 @@ class ParamGroup(dict[str, Any]):
         """The values of :attr:`numbers`, shape (numbers,)."""
         return self._vector._read()
 
+    def take(self, vector: jax.Array) -> None:
+        """Let :attr:`numbers` be these for the rest of the program that is being traced, or until :meth:`refresh`."""
+        self._vector._set(vector)
+
+    def refresh(self) -> None:
+        """Tell the device what the entries are."""
+        self._vector._set(self._put(self.numbers))
+
     def names(self) -> list[str] | None:
         """The names of the parameters, if all are known."""
         names = [self._names.get(p) for p in self.params]
@@ -148,7 +156,7 @@ class ParamGroup(dict[str, Any]):
         if placement == self.placement:
             return False
         self.placement = placement
-        self._vector._set(self._put(self.numbers))
+        self.refresh()
         return True
 
     def local(self) -> bool:
