@@ -2,6 +2,7 @@
 
 from objnet.core.errors import (
     BackwardError,
+    CheckpointError,
     CompiledCallError,
     CreationError,
     ExportError,
@@ -36,6 +37,7 @@ from objnet.core.errors import (
 
 __all__ = [
     "BackwardError",
+    "CheckpointError",
     "CompiledCallError",
     "CreationError",
     "ExportError",

@@ -1,5 +1,7 @@
 """Every named error: its text says what happened, where (the path in the model, or the user's line), and what to write instead."""
 
+import tempfile
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,6 +31,15 @@ def backward():
 
 def compiled_call():
     objnet.jit(lambda: objnet.manual_seed(0))()
+
+
+def damaged():
+    with tempfile.TemporaryDirectory() as folder:
+        manager = objnet.io.CheckpointManager(folder)
+        manager.save(3, {"a": np.ones(2)})
+        with open(f"{folder}/step_00000003/arrays-00001-of-00001.safetensors", "ab") as file:
+            file.write(b"x")
+        manager.restore({}, step=3)
 
 
 def creation():
@@ -197,6 +208,7 @@ def write():
 WHERE = r"\(at .*test_errors\.py:\d+\)"
 CASES = {
     errors.BackwardError: (backward, ["loss.backward\\(\\) was called on a jax array", WHERE, "objnet.backward\\(lambda"]),
+    errors.CheckpointError: (damaged, ["step_00000003 is damaged", "arrays-00001-of-00001.safetensors has"]),
     errors.CompiledCallError: (compiled_call, ["manual_seed was called inside a transform", WHERE, "seed outside"]),
     errors.CreationError: (creation, ["shape \\(7, 7\\)", WHERE, "keep the shape"]),
     errors.ExportError: (exported, ["running_mean", 'weights="out"']),

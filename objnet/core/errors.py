@@ -132,6 +132,10 @@ class ExportError(ObjnetError, ValueError):
     """A function cannot be exported as asked: it writes state or draws keys, and its weights are to be inside."""
 
 
+class CheckpointError(ObjnetError, ValueError):
+    """A checkpoint is damaged, of an unknown format, or being written by another."""
+
+
 class NonFiniteError(ObjnetError, FloatingPointError):
     """A NaN (or an infinity) appeared while ``objnet.debug.nans`` was watching."""
 

@@ -7,6 +7,7 @@ from objnet.io.checkpoint import load as load
 from objnet.io.checkpoint import save as save
 from objnet.io.header import SafetensorError as SafetensorError
 from objnet.io.header import TorchFileError as TorchFileError
+from objnet.io.manager import CheckpointManager as CheckpointManager
 from objnet.io.safetensors import SafetensorFile as SafetensorFile
 from objnet.io.safetensors import load_file as load_file
 from objnet.io.safetensors import open_file as open_file

@@ -50,7 +50,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         with suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
-    _sync_folder(folder)
+    sync_folder(folder)
 
 
 def _check(path: str, target: str, folder: str) -> int | None:
@@ -79,7 +79,7 @@ def _create(temporary: str, folder: str) -> BinaryIO:
         raise OSError(error.errno, f"cannot create a file in this folder ({error.strerror})", folder) from error
 
 
-def _sync_folder(folder: str) -> None:
+def sync_folder(folder: str) -> None:
     """Make the rename itself durable; systems without POSIX folder handles have no call for it."""
     if os.name != "posix":
         return

@@ -6,8 +6,8 @@ which any safetensors reader takes; and any safetensors file loads as such a dic
 safetensors file too: its arrays under dotted keys, and the rest, exactly, as JSON in the file's metadata.
 
 What can be saved: jax arrays (typed keys of ``jax.random`` as well), numpy arrays and scalars, the values of
-Parameters, ``None``, ``bool``, ``int``, ``float``, ``str`` and ``bytes``; in ``list``, ``tuple``, ``dict`` and
-``OrderedDict``, whose keys may be ``str``, ``int``, ``float``, ``bool``, ``None`` and tuples of these.
+Parameters, ``None``, ``bool``, ``int``, ``float``, ``str`` and ``bytes``; in ``list``, ``tuple``, ``dict``,
+``OrderedDict`` and ``Counter``, whose keys may be ``str``, ``int``, ``float``, ``bool``, ``None`` and tuples of these.
 
 What comes back: equal objects of the same types, with two exceptions. Every array is a jax array on the default device,
 except that one of a dtype jax would narrow (int64, uint64, float64, complex128 where ``jax_enable_x64`` is off) is a
@@ -85,9 +85,9 @@ def load(path: str | os.PathLike[str] | BinaryIO) -> Any:
     with opened as file:
         structure = file.metadata().get(_STRUCTURE)
         if structure is None:
-            return {key: _to_jax(file.get(key)) for key in file.header.tensors}
+            return {key: to_jax(file.get(key)) for key in file.header.tensors}
         try:
-            return decode(structure, file.header.tensors, file.get, _to_jax)
+            return decode(structure, file.header.tensors, file.get, to_jax)
         except SafetensorError as error:
             raise SafetensorError(f"{name}: {error}") from error
 
@@ -100,7 +100,7 @@ def _write(buffers: Iterable[bytes | memoryview], file: Any) -> None:
             rest = rest[len(rest) if written is None else written :]
 
 
-def _to_jax(array: np.ndarray[Any, Any]) -> Any:
+def to_jax(array: np.ndarray[Any, Any]) -> Any:
     """A copy on the default device; in host memory where jax would narrow the dtype."""
     # At an address that is a multiple of 64, XLA on CPU takes the copy over as it is. jnp.array would compile a program
     # for every new shape (10 ms each); device_put compiles nothing.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -115,6 +115,8 @@ class _Encoder:
         if kind in (dict, OrderedDict):
             pairs = [[self._encode_key(key, path), self.encode(item, (*path, key))] for key, item in value.items()]
             return {"dict" if kind is dict else "ordered_dict": pairs}
+        if kind is Counter:
+            return {"counter": self.encode(dict(value), path)["dict"]}
         return self._encode_array(value, path)
 
     def _encode_key(self, key: Any, path: _Path) -> Any:
@@ -170,6 +172,8 @@ class _Decoder:
                 return dict(self._pairs(pairs))
             case {"ordered_dict": list(pairs)}:
                 return OrderedDict(self._pairs(pairs))
+            case {"counter": list(pairs)}:
+                return Counter(dict(self._pairs(pairs)))
             case {"array": str(name)}:
                 return self._place(self._take(name))
             case {"as_bytes": str(name), "dtype": str(dtype)} if dtype in _AS_BYTES:
@@ -217,4 +221,4 @@ def _advice(value: Any) -> str:
         return "a named tuple would come back as a plain one; pass ._asdict() or tuple(...)"
     if type(value).__module__.partition(".")[0] == "torch":
         return "pass tensor.detach().cpu().numpy()"
-    return "arrays, None, bool, int, float, str and bytes in dict, OrderedDict, list and tuple can be saved"
+    return "arrays, None, bool, int, float, str and bytes in dict, OrderedDict, Counter, list and tuple can be saved"
