@@ -8,6 +8,8 @@ from objnet.io.checkpoint import save as save
 from objnet.io.header import SafetensorError as SafetensorError
 from objnet.io.header import TorchFileError as TorchFileError
 from objnet.io.manager import CheckpointManager as CheckpointManager
+from objnet.io.orbax_backend import restore_orbax as restore_orbax
+from objnet.io.orbax_backend import save_orbax as save_orbax
 from objnet.io.safetensors import SafetensorFile as SafetensorFile
 from objnet.io.safetensors import load_file as load_file
 from objnet.io.safetensors import open_file as open_file

@@ -26,7 +26,7 @@ from objnet.io.checkpoint import to_jax
 from objnet.io.lock import FolderLock
 from objnet.io.sizes import in_bytes
 from objnet.io.structure import encode
-from objnet.io.training_state import plain_arrays, put_back, take_apart
+from objnet.io.training_state import plain_arrays, put_back, take_apart, whole
 
 _NAME = re.compile(r"step_(\d{8,})")
 
@@ -240,7 +240,7 @@ class CheckpointManager:
         with self._open(step) as opened:
             where = f"the checkpoint {opened.path}"
             saved, kinds = opened.read(lambda array: array), opened.manifest.get("objects", {})
-            return put_back(state, saved, kinds, partial or not self._rng, lambda value: plain_arrays(value, _whole), where)
+            return put_back(state, saved, kinds, partial or not self._rng, lambda value: plain_arrays(value, whole), where)
 
     def load(self, step: int | None = None) -> dict[str, Any]:
         """What was saved, with state dicts in place of objects and the random state as ``"objnet.rng"``.
@@ -276,7 +276,3 @@ class CheckpointManager:
         if last is not None:
             raise errors.CheckpointError(f"{self.folder} has no undamaged checkpoint; the last looked at: {last}") from last
         raise FileNotFoundError(f"{self.folder} has no checkpoint")
-
-
-def _whole(value: Any) -> Any:
-    return to_jax(value) if isinstance(value, np.ndarray) else value

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from objnet.core import errors
 from objnet.core.rng import get_rng_state, set_rng_state
+from objnet.io.checkpoint import to_jax
 
 RNG = "objnet.rng"
 
@@ -170,3 +173,8 @@ def plain_arrays(value: Any, convert: Callable[[Any], Any]) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(plain_arrays(v, convert) for v in value)
     return convert(value)
+
+
+def whole(value: Any) -> Any:
+    """A numpy array as :func:`objnet.load` gives it; anything else as it is."""
+    return to_jax(value) if isinstance(value, np.ndarray) else value

@@ -196,6 +196,15 @@ def test_resuming_by_last_epoch():
         assert_in_step(optimizers, made, range(15))
 
 
+def test_cosine_annealing_from_a_count_set_back():
+    optimizers, made = both(next(c for c in CASES if c.name == "CosineAnnealingLR" and "25" in c.label))
+    for scheduler in made:
+        scheduler._step_count, scheduler.last_epoch = 0, 9
+        scheduler.step()
+    assert made[0].get_last_lr() != [0.1, 0.03]
+    assert_in_step(optimizers, made, range(5))
+
+
 def test_names_signatures_and_bases_are_torchs():
     assert set(optim.lr_scheduler.__all__) == set(torch.optim.lr_scheduler.__all__)
     names = [*torch.optim.lr_scheduler.__all__, "_LRScheduler"]
