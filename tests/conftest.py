@@ -4,7 +4,7 @@ Programs are compiled once a run: jax keeps them in a folder that the workers sh
 
 Unless ``OBJNET_TESTS=full`` is set a run is a quick one: tests marked slow are left out, of tests with more than 8 cases every sixth runs (of
 those with 5 or more every third, with 3 or 4 every second), and property tests draw a quarter of their examples. ``OBJNET_EVERY=3`` runs every third case of each
-test, and ``OBJNET_FIRST=1`` begins with another, for a second look at what another run has seen.
+test and every second test of one case, and ``OBJNET_FIRST=1`` begins with another, for a second look at what another run has seen.
 """
 
 import collections
@@ -66,6 +66,7 @@ def pytest_sessionfinish():
 
 
 def pytest_collection_modifyitems(config, items):
+    thinned = "OBJNET_EVERY" in os.environ
     names = [item.nodeid.partition("[")[0] for item in items]
     sizes, seen = collections.Counter(names), collections.Counter()
     named = any("::" in argument for argument in config.args)  # then it is meant
@@ -74,8 +75,14 @@ def pytest_collection_modifyitems(config, items):
     for item, name in zip(items, names):
         quick = 1 if FULL or named or sizes[name] < 3 else 2 if sizes[name] < 5 else 3 if sizes[name] <= MANY else 6
         every = int(os.environ.get("OBJNET_EVERY", quick))
+        if thinned and sizes[name] == 1:
+            seen["single"] += 1
+            every, single = 2, seen["single"]
+        else:
+            single = None
         slow = item.get_closest_marker("slow") is not None and not FULL and not named
-        (left if slow or seen[name] % every != first % min(every, sizes[name]) else kept).append(item)
+        place = seen[name] % every == first % min(every, sizes[name]) if single is None else single % 2 == first % 2
+        (kept if place and not slow else left).append(item)
         seen[name] += 1
     if left:
         config.hook.pytest_deselected(items=left)

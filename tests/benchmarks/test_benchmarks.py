@@ -56,6 +56,7 @@ def test_overhead_measures_each_peer(overheads, entry):
     assert all(min(times(row)) > 0 for row in rows)
 
 
+@pytest.mark.slow
 def test_depth_compares_equal_losses():
     tables = run("depth", "--blocks", "2", "--first", "1", "--rounds", "1")
     for title in ("2 blocks, first step", "2 blocks, further steps"):

@@ -106,6 +106,7 @@ def test_lm_writes_curve_weights_and_nothing_else(whole):
     np.testing.assert_array_equal(weights["encoder.weight"], weights["decoder.weight"])
 
 
+@pytest.mark.slow
 def test_lm_stopped_in_mid_epoch_and_resumed_is_the_same_run(text, whole, tmp_path):
     """Ctrl-C within epoch 2, resumed to the end of epoch 2, resumed to epoch 3: the same bits as without any stop."""
     save = tmp_path / "stopped"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import jax
@@ -27,25 +28,22 @@ SURFACE = {
 def optimizers() -> Iterable[tuple[str, dict[str, list[Check]]]]:
     """The checks of each optimizer, by column."""
     for name in dict.fromkeys(name for name, _ in [*CASES, ("LBFGS", {})]):
-        columns: dict[str, list[Check]] = {column: [lambda f=f: f(name)] for column, f in SURFACE.items()}  # noqa: B023
+        columns: dict[str, list[Check]] = {column: [partial(check, name)] for column, check in SURFACE.items()}
         if name == "LBFGS":
             cases = [(o, s, c) for o in test_lbfgs.OPTIONS for s in (0, 1) for c in (False, True)]
-            columns["values, state"] = [lambda a=case: test_lbfgs.test_equals_torch(*a) for case in cases]
+            columns["values, state"] = [partial(test_lbfgs.test_equals_torch, *case) for case in cases]
             both = [(o, c) for o in test_lbfgs.OPTIONS[:3:2] for c in (False, True)]
-            columns["moving"] = [lambda a=case: test_lbfgs.test_each_library_goes_on_where_the_other_stopped(*a) for case in both]
+            columns["moving"] = [partial(test_lbfgs.test_each_library_goes_on_where_the_other_stopped, *case) for case in both]
             columns["no gradient"] = [test_lbfgs.test_frozen_unused_and_complex_parameters]
         else:
-            columns["values, state"] = [lambda c=case: test_parity.test_equals_torch(c) for case in CASES if case[0] == name]
+            columns["values, state"] = [partial(test_parity.test_equals_torch, case) for case in CASES if case[0] == name]
             options = dict(EACH)[name]
-            columns["moving"] = [
-                lambda f=f, c=c: f(name, options, c)  # noqa: B023
-                for f in (
-                    test_state_dict.test_torch_goes_on_where_objnet_stopped,
-                    test_state_dict.test_objnet_goes_on_where_torch_stopped,
-                )
-                for c in (False, True)
-            ]
-            columns["no gradient"] = [lambda: test_step.test_parameters_without_gradient_are_left_alone(name, options)]  # noqa: B023
+            ways = (
+                test_state_dict.test_torch_goes_on_where_objnet_stopped,
+                test_state_dict.test_objnet_goes_on_where_torch_stopped,
+            )
+            columns["moving"] = [partial(way, name, options, compiled) for way in ways for compiled in (False, True)]
+            columns["no gradient"] = [partial(test_step.test_parameters_without_gradient_are_left_alone, name, options)]
         yield name, columns
 
 
@@ -53,13 +51,8 @@ def schedulers() -> Iterable[tuple[str, dict[str, list[Check]]]]:
     """The checks of each scheduler, by column."""
     for name in dict.fromkeys(case.name for case in scheduler_cases.CASES):
         cases = [case for case in scheduler_cases.CASES if case.name == name]
-        yield (
-            name,
-            {
-                "200 steps": [lambda c=case: test_lr_scheduler.test_equals_torch(c) for case in cases],
-                "moving": [lambda c=case: test_lr_scheduler.test_goes_on_from_the_other_librarys_state(c) for case in cases],
-            },
-        )
+        steps, moving = test_lr_scheduler.test_equals_torch, test_lr_scheduler.test_goes_on_from_the_other_librarys_state
+        yield name, {"200 steps": [partial(steps, case) for case in cases], "moving": [partial(moving, case) for case in cases]}
 
 
 def row(name: str, columns: dict[str, list[Check]]) -> tuple[str, bool]:

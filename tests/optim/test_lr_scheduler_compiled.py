@@ -242,7 +242,7 @@ def test_watching_keeps_nothing_alive():
     StepLR(optimizer, 3)
     ends = [weakref.ref(model.weight), weakref.ref(optimizer)]
     first = weakref.ref(model.weight._value)
-    optimizer.step(lambda: mean_square(model(X)))
+    optimizer.step(lambda: mean_square(model(X)))  # noqa: F821
     gc.collect()
     assert first() is None  # the values of then, while the optimizer lives
     del model, optimizer

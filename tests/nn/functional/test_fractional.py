@@ -39,6 +39,7 @@ def test_windows_are_torchs(data):
     assert_same_outcome(*both(n, kernel, counts, return_indices=True), x, jnp.minimum(samples, 0.99).astype(dtype))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [2, 3])
 def test_gradients_at_ties_and_nan(n):
     x = integers(2, 2, *[7] * n, low=0, high=2).at[0, 0, 3].set(jnp.nan)

@@ -231,6 +231,7 @@ def test_every_option_of_the_others(name, layers, directions, bias, batch_first,
         )
 
 
+@pytest.mark.slow
 def test_derivatives_of_every_order_of_gru_with_lengths():
     with jax.enable_x64(True):
         arrays = (normal(LENGTH, BATCH, INPUT, dtype="float64"), normal(2, BATCH, HIDDEN, seed=1, dtype="float64"))

@@ -290,6 +290,7 @@ def test_vector_quantizer(dim):
     close(jnp.moveaxis(by_x, dim, -1), expected[1])
 
 
+@pytest.mark.slow
 def test_vector_quantizer_by_averages():
     hk = pytest.importorskip("haiku")
     net = hk.transform_with_state(lambda x, training: hk.nets.VectorQuantizerEMA(3, 6, 0.3, 0.9)(x, training))

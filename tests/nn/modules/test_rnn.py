@@ -135,6 +135,7 @@ def test_one_state(name, options, inputs):
     check_module(name, 3, 4, inputs=inputs, **options)
 
 
+@pytest.mark.slow
 def test_packed():
     def padded(module, utils, x, lengths, hx):
         packed = utils.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)

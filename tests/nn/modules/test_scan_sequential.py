@@ -113,6 +113,7 @@ def test_state_dicts_pass_in_both_directions():
     close(dict(scanned.state_dict()), before)
 
 
+@pytest.mark.slow
 def test_the_pure_form_and_copies():
     scanned = nn.ScanSequential(*blocks())
     net = objnet.transform_with_state(scanned)
@@ -153,6 +154,7 @@ def linears(count=4, size=6):
     return [nn.Linear(size, size) for _ in range(count)]
 
 
+@pytest.mark.slow
 def test_stacks_of_stacks_have_the_keys_of_sequentials_of_sequentials():
     rows = linears()
     nested = nn.ScanSequential(nn.ScanSequential(rows[:2]), nn.ScanSequential(rows[2:]))

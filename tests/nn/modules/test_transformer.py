@@ -200,6 +200,7 @@ def test_transformer():
     assert list(custom.parameters()) == []
 
 
+@pytest.mark.slow
 def test_dropout_in_the_pure_form():
     net = transform_with_state(nn.TransformerEncoderLayer(4, 2, 6))
     params, state = net.init(None)
