@@ -67,30 +67,7 @@ class OptimizerSerialization:
         for hook in self._hooks_of("load_state_dict_pre"):  # type: ignore[attr-defined]
             changed = hook(self, state_dict)
             state_dict = state_dict if changed is None else changed
-        saved = state_dict["param_groups"]
-        if len(saved) != len(self.param_groups):
-            raise ValueError(
-                "loaded state dict has a different number of parameter groups: "
-                f"{len(saved)}, and the optimizer has {len(self.param_groups)}"
-            )
-        for i, (group, entries) in enumerate(zip(self.param_groups, saved, strict=True)):
-            if len(group.params) != len(entries["params"]):
-                raise ValueError(
-                    "loaded state dict contains a parameter group that doesn't match the size of optimizer's group: group "
-                    f"{i} has {len(entries['params'])} parameters there and {len(group.params)} here"
-                )
-        loaded = [self._load_entries(i, g, s) for i, (g, s) in enumerate(zip(self.param_groups, saved, strict=True))]
-        state = dict(state_dict["state"])
-        problems: list[str] = []
-        arrays: dict[Parameter, dict[str, Any]] = {}
-        for group, old, entries in zip(self.param_groups, saved, loaded, strict=True):
-            options = type(self)._options(entries)  # type: ignore[attr-defined]
-            for p, number in zip(group.params, old["params"], strict=True):
-                given = {k: v for k, v in state.pop(number, {}).items() if v is not None}
-                arrays[p] = self._load_state(p, f"state {number} ({p.describe()})", given, options, problems)
-        problems.extend(f"state {number}: no group has a parameter of this number" for number in state)
-        if problems:
-            raise ValueError("the loaded state dict does not fit the optimizer:\n  " + "\n  ".join(problems))
+        loaded, arrays = self._check(state_dict)
         for group, entries in zip(self.param_groups, loaded, strict=True):
             group.replace(entries)
         self._cells = {}
@@ -108,17 +85,49 @@ class OptimizerSerialization:
         for hook in self._hooks_of("load_state_dict_post"):  # type: ignore[attr-defined]
             hook(self)
 
-    def _load_entries(self, i: int, group: ParamGroup, saved: Mapping[str, Any]) -> dict[str, Any]:
-        """The content a group will have."""
+    def _check(self, state_dict: Mapping[str, Any]) -> tuple[list[dict[str, Any]], dict[Parameter, dict[str, Any]]]:
+        """What each group will hold and each parameter's arrays, if everything fits."""
+        saved, state = state_dict["param_groups"], dict(state_dict["state"])
+        sizes, own = [len(entries.get("params", ())) for entries in saved], [len(group.params) for group in self.param_groups]
+        if sizes != own:
+            what = (
+                "has a different number of parameter groups"
+                if len(sizes) != len(own)
+                else "contains a parameter group that doesn't match the size of optimizer's group"
+            )
+            raise ValueError(f"loaded state dict {what}: its groups hold {sizes} parameters, the optimizer's {own}")
+        problems: list[str] = []
+        loaded, arrays = [], {}
+        for i, (group, entries) in enumerate(zip(self.param_groups, saved, strict=True)):
+            loaded.append(self._load_entries(i, group, entries, problems))
+            try:
+                options = type(self)._options(loaded[-1])  # type: ignore[attr-defined]
+            except KeyError:
+                continue  # of what is missing, which is among the problems
+            for p, number in zip(group.params, entries["params"], strict=True):
+                given = {k: v for k, v in state.pop(number, {}).items() if v is not None}
+                arrays[p] = self._load_state(p, f"state {number} ({p.describe()})", given, options, problems)
+        known = {number for entries in saved for number in entries["params"]}
+        problems.extend(f"state {number}: no group has a parameter of this number" for number in state if number not in known)
+        if problems:
+            raise ValueError("the loaded state dict does not fit the optimizer:\n  " + "\n  ".join(problems))
+        return loaded, arrays
+
+    def _load_entries(self, i: int, group: ParamGroup, saved: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
+        """The content a group will have; faults go to ``problems``."""
         entries = {k: plain(k, v) for k, v in saved.items() if k != "params"}
         if "param_names" in group:
             entries.setdefault("param_names", group["param_names"])
         for key, default in self.defaults.items():
             if key not in entries:
                 if key not in _ADDED_LATER:
-                    raise ValueError(f"group {i} of the loaded state dict has no {key!r}: was it saved by another optimizer?")
+                    problems.append(f"group {i} has no {key!r}: was it saved by another optimizer?")
+                    continue
                 entries[key] = _ADDED_LATER[key]
-            check_kind(key, default, entries[key])
+            try:
+                check_kind(key, default, entries[key])
+            except TypeError as error:
+                problems.append(f"group {i}: {error}")
         self._upgrade(entries)
         return entries
 

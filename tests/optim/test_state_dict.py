@@ -227,3 +227,18 @@ def test_groups_copy_as_well():
     groups[0]["lr"] = 7.0
     assert optimizer.param_groups[0]["lr"] == 0.1
     assert jax.tree.structure(dict(copy.copy(optimizer.param_groups[0]))) is not None
+
+
+def test_every_difference_is_listed_at_once():
+    params, optimizer = ours("Adam", [np.ones(2, np.float32), np.ones(3, np.float32)])
+    optimizer.step([jnp.ones(2), jnp.ones(3)])
+    state_dict = optimizer.state_dict()
+    del state_dict["param_groups"][0]["eps"]
+    state_dict["param_groups"][0]["lr"] = "fast"
+    state_dict["state"][0]["exp_avg"] = jnp.ones(7)
+    del state_dict["state"][1]["step"]
+    with pytest.raises(ValueError) as caught:
+        optimizer.load_state_dict(state_dict)
+    for part in ("group 0 has no 'eps'", "'lr' takes a number", "exp_avg has shape (7,), not (2,)", "state 1", "no 'step'"):
+        assert part in str(caught.value)
+    assert optimizer.param_groups[0]["lr"] == 1e-3 and optimizer.state[params[0]]["exp_avg"].shape == (2,)
