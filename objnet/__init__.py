@@ -13,7 +13,9 @@ from jax.numpy import (
 )
 
 from objnet import (
+    amp,
     core,
+    data,
     data_structures,
     debug,
     errors,
@@ -66,7 +68,7 @@ from objnet.core.rng import (
     with_rng,
 )
 from objnet.core.variable import Buffer, Parameter, Variable
-from objnet.io import load, save
+from objnet.io import load, save, save_torch
 from objnet.nn import (
     mixed_precision,
 )
@@ -164,6 +166,7 @@ __all__ = [
     "Variable",
     "__version__",
     "abstract",
+    "amp",
     "associative_scan",
     "autocast",
     "backward",
@@ -181,6 +184,7 @@ __all__ = [
     "custom_jvp",
     "custom_setter",
     "custom_vjp",
+    "data",
     "data_structures",
     "debug",
     "enable_grad",
@@ -250,6 +254,7 @@ __all__ = [
     "retain_freed_memory",
     "running_init",
     "save",
+    "save_torch",
     "scan",
     "scan_steps",
     "seed",

@@ -14,7 +14,7 @@ from __future__ import annotations
 import ctypes
 import platform
 
-__all__ = ["retain_freed_memory"]
+__all__ = ["give_back_freed_memory", "retain_freed_memory"]
 
 # malloc.h: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX.  Other arenas than the first cannot hold blocks over 64 MB.
 _OPTIONS = ((-1, 2**31 - 1), (-3, 2**30), (-8, 1))
@@ -30,3 +30,9 @@ def retain_freed_memory() -> bool:
         return False
     mallopt = ctypes.CDLL(None).mallopt
     return all([mallopt(option, value) == 1 for option, value in _OPTIONS])
+
+
+def give_back_freed_memory() -> None:
+    """Hand the whole pages among what has been freed back to the kernel, where the C library is glibc."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)

@@ -21,13 +21,12 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any, BinaryIO
 
-import jax
-import numpy as np
-
 from objnet.io.atomic import atomic_write
-from objnet.io.header import SafetensorError
-from objnet.io.safetensors import SafetensorFile, open_file, serialize
+from objnet.io.header import SafetensorError, is_torch
+from objnet.io.placing import to_jax as to_jax
+from objnet.io.safetensors import SafetensorFile, read_or_map, serialize
 from objnet.io.structure import decode, encode
+from objnet.io.torch_file import read_torch
 
 _STRUCTURE = "objnet.structure"
 
@@ -63,7 +62,9 @@ def save(obj: Any, path: str | os.PathLike[str] | BinaryIO, metadata: Mapping[st
 
 
 def load(path: str | os.PathLike[str] | BinaryIO) -> Any:
-    """Load what :func:`save` saved, or any safetensors file as a flat dict of arrays by name (as ``torch.load``).
+    """Load what :func:`save` or ``torch.save`` saved, or any safetensors file as a flat dict of arrays by name.
+
+    Files of torch are read without torch, and nothing in them is run; :func:`objnet.io.load_torch` says what comes of them.
 
     Args:
         path: the file, or a binary file object open for reading, which is read to its end.
@@ -73,15 +74,13 @@ def load(path: str | os.PathLike[str] | BinaryIO) -> Any:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        SafetensorError: if the file is damaged or cut short, or is no safetensors file.
-        TorchFileError: if ``torch.save`` wrote it.
+        SafetensorError: if the file is damaged or cut short, or is neither a safetensors file nor one of torch.
+        TorchFileError: if it is a file of torch that is damaged, or holds anything but tensors, containers and plain values.
     """
-    if hasattr(path, "read"):
-        name = f"<{type(path).__name__}>"
-        opened = SafetensorFile(path.read(), name)
-    else:
-        name = os.fsdecode(path)
-        opened = open_file(path)
+    data, name = read_or_map(path)
+    if is_torch(bytes(data[:9])):
+        return read_torch(data, name, to_jax)
+    opened = SafetensorFile(data, name)
     with opened as file:
         structure = file.metadata().get(_STRUCTURE)
         if structure is None:
@@ -98,17 +97,3 @@ def _write(buffers: Iterable[bytes | memoryview], file: Any) -> None:
         while rest:  # an unbuffered file may take a part only
             written = file.write(rest)
             rest = rest[len(rest) if written is None else written :]
-
-
-def to_jax(array: np.ndarray[Any, Any]) -> Any:
-    """A copy on the default device; in host memory where jax would narrow the dtype."""
-    # At an address that is a multiple of 64, XLA on CPU takes the copy over as it is. jnp.array would compile a program
-    # for every new shape (10 ms each); device_put compiles nothing.
-    room = np.empty(array.nbytes + 64, np.uint8)
-    start = -room.ctypes.data % 64
-    copy = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
-    copy[...] = array
-    if jax.dtypes.canonicalize_dtype(array.dtype) != array.dtype:
-        return copy
-    with jax.ensure_compile_time_eval():
-        return jax.device_put(copy)

@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 
 MAX_HEADER_BYTES = 100_000_000
+_ZIP = b"PK\x03\x04"
 _MAX_RANK = 64  # numpy's own limits, past which a shape cannot be an array
 _MAX_BYTES = 2**63 - 1
 
@@ -51,7 +52,7 @@ class SafetensorError(ValueError):
 
 
 class TorchFileError(SafetensorError):
-    """A file that ``torch.save`` wrote, where a safetensors file is wanted."""
+    """A file of ``torch.save`` that is damaged, hostile or holds more than tensors and plain values; or is no safetensors file."""
 
 
 class TensorInfo(NamedTuple):
@@ -102,7 +103,7 @@ def parse_header(data: np.ndarray[Any, Any], name: str) -> Header:
 
     Raises:
         SafetensorError: naming the file, for anything that is not in order.
-        TorchFileError: if the file is a zip archive or a pickle.
+        TorchFileError: if ``torch.save`` wrote the file.
     """
     size = len(data)
     if size < 8:
@@ -128,13 +129,18 @@ def parse_header(data: np.ndarray[Any, Any], name: str) -> Header:
     return Header(tensors, metadata, data_start)
 
 
+def is_torch(head: bytes) -> bool:
+    """Whether a file that begins with these 9 bytes is a zip archive or a pickle, as ``torch.save`` writes."""
+    is_pickle = len(head) > 1 and head[0] == 0x80 and head[1] in range(2, 6)
+    return (head.startswith(_ZIP) or is_pickle) and head[8:9] != b"{"  # a safetensors file of such a length has its brace there
+
+
 def _refuse_torch(head: bytes, name: str) -> None:
-    is_zip, is_pickle = head.startswith(b"PK\x03\x04"), head[0] == 0x80 and head[1] in range(2, 6)
-    if (is_zip or is_pickle) and head[8:] != b"{":  # a real header of such a length would have its brace there
+    if is_torch(head):
         raise TorchFileError(
-            f"{name} is a {'zip archive' if is_zip else 'pickle'}, as torch.save writes (.pt, .pth, .bin), and no "
-            "safetensors file; load it with torch and save it anew: "
-            "safetensors.torch.save_file(torch.load(path), 'model.safetensors')"
+            f"{name} is a {'zip archive' if head.startswith(_ZIP) else 'pickle'}, as torch.save writes (.pt, .pth, .bin), and no "
+            "safetensors file; objnet.load(path) reads it, and objnet.io.save_file(objnet.load(path), 'model.safetensors') "
+            "makes one of it"
         )
 
 

@@ -2,7 +2,7 @@
 
 A checkpoint is a folder ``step_<number>`` (:mod:`objnet.io.step_folder`) that gets its name when all of it is on disk, and the
 oldest go only after that: a crash at any moment leaves the newest complete one, and at most a temporary folder that the next
-writer removes. Arrays are stored whole, wherever they lay, so that a checkpoint loads onto any mesh.
+writer removes. Arrays are stored whole, wherever they lay, so that a checkpoint loads onto any mesh; the manifest says where.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding
 
 from objnet.core import errors
 from objnet.io import step_folder
-from objnet.io.checkpoint import to_jax
 from objnet.io.lock import FolderLock
+from objnet.io.placing import to_jax
 from objnet.io.sizes import in_bytes
 from objnet.io.structure import encode
-from objnet.io.training_state import plain_arrays, put_back, take_apart, whole
+from objnet.io.training_state import put_back, take_apart
 
 _NAME = re.compile(r"step_(\d{8,})")
 
@@ -47,7 +48,7 @@ class CheckpointManager:
 
     Args:
         folder: where; made by the first save.
-        max_to_keep: how many checkpoints are kept, the newest; None for all.
+        max_to_keep: how many checkpoints are kept, the one just saved and the newest others; None for all.
         max_shard_size: how large a file of arrays may become, in bytes or as ``"5GB"``.
         rng: whether objnet's random state is saved and restored too.
 
@@ -81,12 +82,12 @@ class CheckpointManager:
         Args:
             step: its number, at least 0.
             state: nested dicts, lists and tuples. Objects with ``state_dict`` and ``load_state_dict`` (models, optimizers, schedulers,
-                averages, samplers, ...) are saved by these; all else as :func:`objnet.save` saves it.
+                averages, samplers, ...) are saved by these; all else may be what :func:`objnet.save` takes.
             asynchronous: whether to return once the state is fixed, and write it in a thread. What training does meanwhile does
                 not reach it. An error there is raised by the next call of this manager; the interpreter's exit waits.
 
         Raises:
-            FileExistsError: if there is a checkpoint of this step. TypeError: naming the place of what cannot be saved.
+            FileExistsError: if there is a checkpoint of this step that is not damaged. TypeError: naming the place of what cannot be saved.
             CheckpointError: if another manager writes to the folder. OSError: if it cannot be written (a full disk, a read-only
                 folder); the checkpoints there are untouched.
         """
@@ -94,8 +95,8 @@ class CheckpointManager:
         if isinstance(step, bool) or not isinstance(step, (int, np.integer)) or step < 0:
             raise ValueError(f"a step is a whole number from 0 on, got {step!r}")
         name = f"step_{step:08d}"
-        tree, kinds = take_apart(state, self._rng)
-        structure, arrays = encode(tree)
+        tree, objects = take_apart(state, self._rng)
+        structure, arrays = encode(tree, mark_numpy=True)
         for key, array in arrays.items():
             if isinstance(array, jax.Array) and not array.is_fully_addressable:
                 raise NotImplementedError(
@@ -105,11 +106,11 @@ class CheckpointManager:
         if asynchronous:  # jax's arrays never change, and compiled steps copy what was handed out before they reuse it
             arrays = {key: np.array(array) if isinstance(array, np.ndarray) else array for key, array in arrays.items()}
         self._begin()
-        if os.path.exists(os.path.join(self.folder, name)):
+        if step_folder.is_undamaged(os.path.join(self.folder, name)):
             raise FileExistsError(
                 f"{self.folder} has a checkpoint of step {step}: delete({step}) it first, or save under another"
             )
-        about = {"step": int(step), "objects": kinds}
+        about = {"step": int(step), "objects": objects, "meshes": _meshes(arrays)}
 
         def write() -> None:
             try:
@@ -117,7 +118,8 @@ class CheckpointManager:
             except OSError as error:
                 error.add_note(f"step {step} was not saved to {self.folder}; the checkpoints there are whole")
                 raise
-            for old in self.all_steps()[: -self.max_to_keep] if self.max_to_keep else []:
+            others = [other for other in self.all_steps() if other != step]
+            for old in others[: max(0, len(others) + 1 - self.max_to_keep)] if self.max_to_keep else []:
                 step_folder.remove(self.folder, f"step_{old:08d}")
 
         if not asynchronous:
@@ -136,9 +138,13 @@ class CheckpointManager:
 
     def _begin(self) -> None:
         """Make the folder this manager's to write."""
-        if self._lock is None:
-            os.makedirs(self.folder, exist_ok=True)
-            self._lock = FolderLock(self.folder)
+        if self._lock is None or not self._lock.release.alive:  # which the child of a fork has not
+            try:
+                os.makedirs(self.folder, exist_ok=True)
+                self._lock = FolderLock(self.folder)
+            except OSError as error:
+                error.add_note(f"nothing was saved: {self.folder} cannot be written; the checkpoints there are whole")
+                raise
             step_folder.clean(self.folder)
 
     def _at_exit(self) -> None:
@@ -227,10 +233,12 @@ class CheckpointManager:
             partial: whether objects that were saved may be left out of ``state``, and the random state stays as it is.
 
         Returns:
-            ``state`` with the data that was saved in place of its own. Arrays are as :func:`objnet.load` gives them.
+            ``state`` with the data that was saved in place of its own. Arrays that were numpy's are so again, others as
+            :func:`objnet.load` gives them.
 
         Raises:
-            StructureMismatchError: listing everything that does not fit. FileNotFoundError: if there is no checkpoint.
+            StructureMismatchError: listing everything that does not fit, of all objects; another class of optimizer or scheduler
+                does not. FileNotFoundError: if there is no checkpoint.
             CheckpointError: if the one asked for (or every one) is damaged, or of a format this objnet does not know.
 
         Warns:
@@ -238,9 +246,8 @@ class CheckpointManager:
         """
         self.wait_until_finished()
         with self._open(step) as opened:
-            where = f"the checkpoint {opened.path}"
-            saved, kinds = opened.read(lambda array: array), opened.manifest.get("objects", {})
-            return put_back(state, saved, kinds, partial or not self._rng, lambda value: plain_arrays(value, whole), where)
+            saved, objects = opened.read(lambda array: array), opened.manifest["objects"]
+            return put_back(state, saved, objects, partial or not self._rng, f"the checkpoint {opened.path}")
 
     def load(self, step: int | None = None) -> dict[str, Any]:
         """What was saved, with state dicts in place of objects and the random state as ``"objnet.rng"``.
@@ -276,3 +283,9 @@ class CheckpointManager:
         if last is not None:
             raise errors.CheckpointError(f"{self.folder} has no undamaged checkpoint; the last looked at: {last}") from last
         raise FileNotFoundError(f"{self.folder} has no checkpoint")
+
+
+def _meshes(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Where arrays that were spread over a mesh lay: its axes, and theirs; for people to read."""
+    spread = {key: a.sharding for key, a in arrays.items() if isinstance(a, jax.Array) and isinstance(a.sharding, NamedSharding)}
+    return {key: {"mesh": dict(sharding.mesh.shape), "spec": str(sharding.spec)} for key, sharding in spread.items()}

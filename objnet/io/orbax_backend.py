@@ -11,7 +11,7 @@ import numpy as np
 
 from objnet.core import errors
 from objnet.io.structure import decode, encode
-from objnet.io.training_state import plain_arrays, put_back, take_apart, whole
+from objnet.io.training_state import pending, put_back, take_apart
 
 
 def _orbax() -> ModuleType:
@@ -35,9 +35,9 @@ def save_orbax(path: str | os.PathLike[str], state: Mapping[str, Any], *, rng: b
         ImportError: without orbax. TypeError: naming the place of what cannot be saved. ValueError: if ``path`` exists.
     """
     ocp = _orbax()
-    tree, kinds = take_apart(state, rng)
-    structure, arrays = encode({"state": tree, "one": np.zeros(1)})  # orbax refuses an empty tree
-    about = {"structure": structure, "objects": kinds, "names": list(arrays)}
+    tree, objects = take_apart(state, rng)
+    structure, arrays = encode({"state": tree, "one": np.zeros(1)}, mark_numpy=True)  # orbax refuses an empty tree
+    about = {"structure": structure, "objects": objects, "names": list(arrays)}
     parts = {f"array_{i}": array for i, array in enumerate(arrays.values())}  # names of ours, which no file system splits
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         args = ocp.args.Composite(arrays=ocp.args.PyTreeSave(parts), about=ocp.args.JsonSave(about))
@@ -60,16 +60,15 @@ def restore_orbax(path: str | os.PathLike[str], state: Mapping[str, Any], *, par
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         try:
             about = checkpointer.restore(_whole(path), args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
-            names, structure, kinds = about["names"], about["structure"], about["objects"]
+            names, structure, objects = about["names"], about["structure"], about["objects"]
         except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
             raise errors.CheckpointError(f"{os.fsdecode(path)} is no checkpoint that save_orbax wrote: {error}") from error
         wanted = {f"array_{i}": ocp.RestoreArgs(restore_type=np.ndarray) for i in range(len(names))}
         args = ocp.args.Composite(arrays=ocp.args.PyTreeRestore(restore_args=wanted))
         parts = checkpointer.restore(_whole(path), args=args)["arrays"]
     arrays = {name: parts[f"array_{i}"] for i, name in enumerate(names)}
-    saved = decode(structure, arrays, arrays.__getitem__, lambda array: array)["state"]
-    where = f"the checkpoint {os.fsdecode(path)}"
-    return put_back(state, saved, kinds, partial, lambda value: plain_arrays(value, whole), where)
+    saved = decode(structure, arrays, arrays.__getitem__, pending)["state"]
+    return put_back(state, saved, objects, partial, f"the checkpoint {os.fsdecode(path)}")
 
 
 def _whole(path: str | os.PathLike[str]) -> str:

@@ -17,7 +17,7 @@ import mmap
 import os
 from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import jax
 import numpy as np
@@ -151,11 +151,17 @@ def open_file(path: str | os.PathLike[str]) -> SafetensorFile:
         with open_file("model.safetensors") as file:
             first_rows = file.get("embed.weight")[:100]  # only those rows are read from disk
     """
+    return SafetensorFile(*read_or_map(path))
+
+
+def read_or_map(path: str | os.PathLike[str] | BinaryIO) -> tuple[bytes | mmap.mmap, str]:
+    """A whole file, memory-mapped, or what is left of a binary file object; and what errors call it."""
+    if hasattr(path, "read"):
+        return path.read(), f"<{type(path).__name__}>"
     name = os.fsdecode(path)
     with open(name, "rb") as file:
         size = os.fstat(file.fileno()).st_size
-        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
-    return SafetensorFile(data, name)
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b"", name
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:

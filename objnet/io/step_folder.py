@@ -1,7 +1,8 @@
 """One checkpoint on disk: a folder with the arrays in safetensors files, and ``manifest.json`` which makes it complete.
 
-``manifest.json`` is written last, and holds the format's version, the tree of everything that is no array, and the size and
-SHA-256 of each file. The folder gets its name when all of it is on disk, so that a name stands for a whole checkpoint.
+``manifest.json`` is written last, and holds the format's version, the tree of everything that is no array, the size and SHA-256
+of each file, and the SHA-256 of all this. The folder gets its name when all of it is on disk, so that a name stands for a whole
+checkpoint.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ import numpy as np
 
 from objnet._version import __version__
 from objnet.core import errors
+from objnet.core.mapped import MappedArray, MappedFile
 from objnet.io.atomic import sync_folder
 from objnet.io.header import SafetensorError
-from objnet.io.safetensors import SafetensorFile, open_file, serialize
+from objnet.io.safetensors import SafetensorFile, serialize
 from objnet.io.structure import decode
 
 FORMAT = 1
@@ -28,10 +30,14 @@ _MANIFEST = "manifest.json"
 _TEMPORARY = ".objnet-"  # what a killed writer leaves begins so
 
 
+class Damaged(errors.CheckpointError):
+    """Some of a checkpoint is missing or not what was written."""
+
+
 def write(
     folder: str, name: str, tree: str | None, arrays: Mapping[str, Any], shard_bytes: int, about: Mapping[str, Any]
 ) -> None:
-    """Write a checkpoint into ``folder`` under ``name``, or leave everything as it was.
+    """Write a checkpoint into ``folder`` under ``name``, in place of what has that name, or leave everything as it was.
 
     Args:
         tree, arrays: what :func:`objnet.io.structure.encode` gives.
@@ -51,8 +57,11 @@ def write(
             buffers = serialize({key: arrays[key] for key in keys}, keep_order=True)
             files[file] = _write(os.path.join(temporary, file), buffers)
         manifest = {"format": FORMAT, "objnet": __version__, **about, "files": files, "structure": tree}
+        manifest["sha256"] = _digest(manifest)
         _write(os.path.join(temporary, _MANIFEST), [json.dumps(manifest, allow_nan=False).encode()])
         sync_folder(temporary)
+        if os.path.isdir(os.path.join(folder, name)):
+            remove(folder, name)
         os.rename(temporary, os.path.join(folder, name))
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -79,11 +88,26 @@ def exists(path: str) -> bool:
     return os.path.isfile(os.path.join(path, _MANIFEST))
 
 
+def is_undamaged(path: str) -> bool:
+    """Whether a checkpoint is there that may not be written over: not damaged, as far as this objnet knows its format.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    try:
+        StepFolder(path)
+    except (FileNotFoundError, Damaged):
+        return False
+    except errors.CheckpointError:
+        pass
+    return True
+
+
 class StepFolder:
     """A checkpoint opened for reading, every file of it checked against the manifest.
 
     Raises:
-        CheckpointError: listing all that is damaged or missing; or for a format this objnet does not know.
+        Damaged: listing all that is damaged or missing. CheckpointError: for a format this objnet does not know.
         OSError: if it cannot be read.
     """
 
@@ -95,51 +119,52 @@ class StepFolder:
             self.manifest: dict[str, Any] = json.loads(text)
             version, files = self.manifest["format"], self.manifest["files"]
             expected = {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in files.items()}
-            tree = self.manifest["structure"]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise errors.CheckpointError(f"{path} is damaged: {_MANIFEST} is no manifest ({error!r})") from error
+            tree, digest = self.manifest["structure"], self.manifest.pop("sha256", None)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise Damaged(f"{path} is damaged: {_MANIFEST} is no manifest ({error!r})") from error
         if version != FORMAT:
             raise errors.CheckpointError(
                 f"{path} has format {version!r}, written by objnet {self.manifest.get('objnet')}; this is objnet {__version__}, "
                 f"which reads format {FORMAT}: load it with that version"
             )
+        if digest != _digest(self.manifest):
+            raise Damaged(f"{path} is damaged: {_MANIFEST} has SHA-256 {_digest(self.manifest)}, not {digest}")
         problems = [problem for name, (size, digest) in expected.items() if (problem := _damage(path, name, size, digest))]
         if problems:
             listed = "\n  ".join(problems)
-            raise errors.CheckpointError(f"{path} is damaged:\n  {listed}")
+            raise Damaged(f"{path} is damaged:\n  {listed}")
         self._tree = tree
-        self._files: list[SafetensorFile] = []
-        self._where: dict[str, SafetensorFile] = {}
+        self._where: dict[str, tuple[SafetensorFile, MappedFile]] = {}
         for name in expected:
-            opened = open_file(os.path.join(path, name))
-            self._files.append(opened)
-            self._where.update(dict.fromkeys(opened.keys(), opened))
+            mapped = MappedFile(os.path.join(path, name))
+            opened = SafetensorFile(mapped.data, os.path.join(path, name))
+            self._where.update(dict.fromkeys(opened.keys(), (opened, mapped)))
 
     def read(self, place: Callable[[np.ndarray[Any, Any]], Any]) -> Any:
         """What was saved.
 
         Args:
-            place: makes of each array, a read-only view of its file, the one to hand out.
+            place: makes of each array, a :class:`MappedArray`, the one to hand out; numpy's own come as copies.
 
         Raises:
-            CheckpointError: if the tree does not fit the arrays.
+            Damaged: if the tree does not fit the arrays.
         """
         if self._tree is None:
             return {name: place(self._get(name)) for name in self._where}
         try:
             return decode(self._tree, self._where, self._get, place)
         except SafetensorError as error:
-            raise errors.CheckpointError(f"{self.path} is damaged: {error}") from error
+            raise Damaged(f"{self.path} is damaged: {error}") from error
 
     def _get(self, name: str) -> np.ndarray[Any, Any]:
-        return self._where[name].get(name)
+        file, mapped = self._where[name]
+        return MappedArray.of(file.get(name), mapped)
 
     def __enter__(self) -> StepFolder:
         return self
 
     def __exit__(self, *error: object) -> None:
-        for file in self._files:
-            file.close()
+        self._where = {}
 
 
 def _shards(arrays: Mapping[str, Any], limit: int) -> list[list[str]]:
@@ -166,6 +191,10 @@ def _write(path: str, buffers: Sequence[bytes] | Iterator[Any]) -> dict[str, Any
         file.flush()
         os.fsync(file.fileno())
     return {"bytes": size, "sha256": digest.hexdigest()}
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest).encode()).hexdigest()
 
 
 def _damage(folder: str, name: str, size: int, digest: str) -> str:

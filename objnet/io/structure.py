@@ -2,7 +2,8 @@
 
 In the tree ``None``, ``bool``, ``str``, small ``int`` and finite ``float`` stand for themselves, and a JSON list is a
 list. Everything else is a JSON object that says what it is, such as ``{"tuple": [...]}``, ``{"dict": [[key, value]]}``
-or ``{"array": "model.fc.weight"}``, which names an array stored beside the tree.
+or ``{"array": "model.fc.weight"}``, which names an array stored beside the tree; ``"numpy"`` beside that says that it is to come
+back as numpy's.
 """
 
 from __future__ import annotations
@@ -45,8 +46,11 @@ _Path = tuple[Any, ...]
 _Array = np.ndarray[Any, Any]
 
 
-def encode(value: Any) -> tuple[str | None, dict[str, Any]]:
+def encode(value: Any, mark_numpy: bool = False) -> tuple[str | None, dict[str, Any]]:
     """Take a nested object apart.
+
+    Args:
+        mark_numpy: whether numpy arrays and scalars come back as such, and not as jax arrays.
 
     Returns:
         The tree as JSON text, or None for a flat dict of arrays by text, which needs none; and the arrays, named by
@@ -56,7 +60,7 @@ def encode(value: Any) -> tuple[str | None, dict[str, Any]]:
         TypeError: naming the place, for an object of any other type than those :mod:`objnet.io.checkpoint` lists.
         ValueError: for nesting of over 100 levels, or without end.
     """
-    encoder = _Encoder()
+    encoder = _Encoder(mark_numpy)
     root = encoder.encode(value, ())
     flat = [[name, {"array": name}] for name in encoder.arrays]
     if root in ({"dict": flat}, {"ordered_dict": flat}):
@@ -71,7 +75,7 @@ def decode(text: str, names: Iterable[str], fetch: Callable[[str], _Array], plac
         text: the tree.
         names: the arrays there are; the tree must use every one.
         fetch: gives an array by name.
-        place: makes of it the array to hand out.
+        place: makes of it the array to hand out; of one marked as numpy's a copy is.
 
     Raises:
         SafetensorError: if the tree is malformed, or does not fit the arrays.
@@ -94,8 +98,9 @@ def decode(text: str, names: Iterable[str], fetch: Callable[[str], _Array], plac
 
 
 class _Encoder:
-    def __init__(self) -> None:
+    def __init__(self, mark_numpy: bool) -> None:
         self.arrays: dict[str, Any] = {}
+        self._mark_numpy = mark_numpy
 
     def encode(self, value: Any, path: _Path) -> Any:
         if len(path) > _MAX_DEPTH:
@@ -133,13 +138,16 @@ class _Encoder:
             if not isinstance(impl, str):
                 raise TypeError(f"{_show(path)}: cannot save a key of the unregistered implementation {impl}")
             return {"key": self._store(jax.random.key_data(array), path), "impl": impl}
+        mark: dict[str, str] = {}
+        if self._mark_numpy and isinstance(array, (np.ndarray, np.generic)):
+            mark = {"numpy": "array" if isinstance(array, np.ndarray) else "scalar"}
         name = array.dtype.name
         if name in _AS_BYTES:
             raw = np.ascontiguousarray(np.asarray(array, _AS_BYTES[name])[..., None]).view(np.uint8)
-            return {"as_bytes": self._store(raw, path), "dtype": name}
+            return {"as_bytes": self._store(raw, path), "dtype": name, **mark}
         if not is_storable(array.dtype):
             raise TypeError(f"{_show(path)}: cannot save an array of dtype {array.dtype}")
-        return {"array": self._store(array, path)}
+        return {"array": self._store(array, path), **mark}
 
     def _store(self, array: Any, path: _Path) -> str:
         name = ".".join(map(_as_text, path)) if path else "value"
@@ -175,12 +183,18 @@ class _Decoder:
             case {"counter": list(pairs)}:
                 return Counter(dict(self._pairs(pairs)))
             case {"array": str(name)}:
-                return self._place(self._take(name))
+                return self._hand_out(node, self._take(name))
             case {"as_bytes": str(name), "dtype": str(dtype)} if dtype in _AS_BYTES:
-                return self._place(_from_bytes(self._take(name), _AS_BYTES[dtype]))
+                return self._hand_out(node, _from_bytes(self._take(name), _AS_BYTES[dtype]))
             case {"key": str(name), "impl": str(impl)}:
                 return jax.random.wrap_key_data(self._place(self._take(name)), impl=impl)
         raise SafetensorError(f"its structure is malformed: {str(node)[:100]}")
+
+    def _hand_out(self, node: dict[str, Any], array: _Array) -> Any:
+        if "numpy" not in node:
+            return self._place(array)
+        copy = np.array(array)
+        return copy[()] if node["numpy"] == "scalar" else copy
 
     def _pairs(self, pairs: list[Any]) -> list[tuple[Any, Any]]:
         decoded = [(self.decode(key), self.decode(item)) for key, item in pairs]

@@ -8,13 +8,14 @@ from collections import OrderedDict, namedtuple
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from objnet.core import scope
 from objnet.core.foreign import to_host_or_jax
+from objnet.core.mapped import LazyMapping, MappedArray
+from objnet.core.placement import committed_sharding
 from objnet.core.variable import UNSET, Buffer, Parameter
+from objnet.nn.loading import cast, fits_exactly
 
 EXTRA_STATE = "_extra_state"
 
@@ -157,10 +158,13 @@ class Serialization:
             return
         try:
             with np.errstate(over="raise"):
-                array = _cast(value, value.dtype if assign or unset else target.dtype)
+                array = cast(value, value.dtype if assign or unset else target.dtype, committed_sharding(target))
         except (FloatingPointError, OverflowError) as error:
             error_msgs.append(f'While copying the parameter named "{key}", an exception occurred : {error}.')
             return
+        finally:
+            if isinstance(given, MappedArray):
+                given.release()
         if assign and isinstance(given, Parameter):
             setattr(self, name, given)
         else:
@@ -168,6 +172,10 @@ class Serialization:
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> _IncompatibleKeys:
         """Copy the arrays of ``state_dict`` into this module and its descendants; torch tensors are taken as they are.
+
+        Arrays of host memory go to the devices that the value they replace was put on. Of ``objnet.io.open_folder(path)`` one array
+        at a time is read; where its keys and shapes are the model's, old values are let go of one by one, so that only an
+        interruption (Ctrl-C, a failing disk) leaves some new and some old.
 
         Args:
             state_dict: torch's keys to jax, numpy or torch arrays of any dtype; values are cast as torch's ``copy_`` does.
@@ -190,11 +198,12 @@ class Serialization:
         entries: OrderedDict[str, Any] = OrderedDict(state_dict)
         if metadata is not None:
             entries._metadata = metadata  # type: ignore[attr-defined]
+        fits = isinstance(state_dict, LazyMapping) and fits_exactly(self, state_dict, strict)
         restorers = [
             v.restorer()
             for m in self.modules()
             for v in (*m._parameters.values(), *m._buffers.values())
-            if v is not None  # type: ignore[attr-defined]
+            if v is not None and not fits  # type: ignore[attr-defined]
         ]
 
         def load(module: Any, local: dict[str, Any], prefix: str) -> None:
@@ -273,15 +282,3 @@ def _value(variable: Any) -> Any:
 
 def _quoted(keys: list[str]) -> str:
     return ", ".join(f'"{k}"' for k in keys)
-
-
-def _cast(value: Any, dtype: Any) -> Any:
-    """``value`` in ``dtype`` as torch's ``copy_`` casts; an integer that does not fit is refused, not wrapped."""
-    canonical = jax.dtypes.canonicalize_dtype(dtype)
-    if jnp.issubdtype(canonical, jnp.integer) and jnp.issubdtype(value.dtype, jnp.integer) and value.size:
-        limits = jnp.iinfo(canonical)
-        if isinstance(value, np.ndarray) and (int(value.min()) < limits.min or int(value.max()) > limits.max):
-            raise OverflowError(f"integers of {value.dtype} do not fit {canonical}")
-    if isinstance(value, np.ndarray):
-        return jnp.asarray(value.astype(canonical))
-    return value.astype(canonical)

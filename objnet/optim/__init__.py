@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from objnet.optim import lr_scheduler as lr_scheduler
+from objnet.optim import regularizers as regularizers
 from objnet.optim import swa_utils as swa_utils
 from objnet.optim.adadelta import Adadelta as Adadelta
 from objnet.optim.adafactor import Adafactor as Adafactor
@@ -11,7 +12,9 @@ from objnet.optim.adam import Adam as Adam
 from objnet.optim.adamax import Adamax as Adamax
 from objnet.optim.adamw import AdamW as AdamW
 from objnet.optim.asgd import ASGD as ASGD
+from objnet.optim.early_stopping import EarlyStopping as EarlyStopping
 from objnet.optim.lbfgs import LBFGS as LBFGS
+from objnet.optim.multi_steps import MultiSteps as MultiSteps
 from objnet.optim.muon import Muon as Muon
 from objnet.optim.nadam import NAdam as NAdam
 from objnet.optim.optax_optimizer import Optax as Optax
@@ -34,6 +37,8 @@ __all__ = [
     "Adam",
     "AdamW",
     "Adamax",
+    "EarlyStopping",
+    "MultiSteps",
     "Muon",
     "NAdam",
     "Optax",
@@ -43,6 +48,7 @@ __all__ = [
     "Rprop",
     "SparseAdam",
     "lr_scheduler",
+    "regularizers",
     "scan_steps",
     "swa_utils",
     "swap_in_optimizer_params_and_state",
