@@ -29,18 +29,21 @@ def as_array(x: Any) -> jax.Array:
     if convert is not None:
         return convert()
     if isinstance(x, np.ndarray):
-        return jnp.asarray(_narrowed(x))
+        return jnp.asarray(narrowed(x))
     if isinstance(x, (np.generic, bool, int, float, complex)):
         return jnp.asarray(x)
     if type(x).__module__.partition(".")[0] == "torch":
-        raise TypeError("got a torch.Tensor where a jax array is wanted; pass jax.numpy.asarray(tensor.detach().numpy())")
+        raise errors.torch_tensor()
     raise TypeError(f"expected an array, got {type(x).__module__}.{type(x).__qualname__}")
 
 
-def _narrowed(x: np.ndarray) -> np.ndarray:
+def narrowed(x: np.ndarray) -> np.ndarray:
     """A numpy array in the dtype jax gives it; 64 bits are narrowed here.
 
     jax would keep its own narrowed copy for as long as a program holds the array, and so miss what is changed in place.
+
+    Raises:
+        IntegerRangeError: 64-bit integers that jax would wrap into 32 bits.
     """
     dtype = jax.dtypes.canonicalize_dtype(x.dtype)
     if dtype == x.dtype:

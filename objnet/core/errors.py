@@ -153,6 +153,14 @@ def leftover_backward() -> BackwardError:
     )
 
 
+def torch_tensor() -> TypeError:
+    """The error of a torch tensor, a ``DataLoader``'s mostly, where arrays are wanted."""
+    return TypeError(
+        f"got a torch.Tensor where a jax array is wanted{where()}: pass jax.numpy.asarray(tensor.detach().numpy()). A DataLoader gives "
+        "numpy arrays with collate_fn=objnet.data.numpy_collate, and through objnet.data.prefetch(loader) jax arrays."
+    )
+
+
 def where() -> str:
     """`` (at file.py:12)`` for the innermost line that belongs neither to objnet nor to a library, or the empty string."""
     frame = sys._getframe(1)

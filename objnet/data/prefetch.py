@@ -9,10 +9,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from objnet.core.arrays import narrowed
 from objnet.core.foreign import is_torch_tensor, to_host_or_jax
 
 
 class _Prefetch:
+    """Batches of a source, moved ahead, anew at each iteration."""
+
     def __init__(self, batches: Iterable[Any], size: int, device: Any):
         self._batches, self._size, self._device = batches, size, device
 
@@ -24,12 +27,12 @@ class _Prefetch:
         # work that the dataset does itself is the DataLoader's workers' to do ahead.
         waiting: collections.deque[Any] = collections.deque()
         source = iter(self._batches)
-        error: BaseException | None = None
+        error: Exception | None = None
         while True:
             while error is None and len(waiting) < self._size:
                 try:
                     waiting.append(self._put(next(source)))
-                except BaseException as found:
+                except Exception as found:  # Ctrl-C does not wait
                     error = found  # raised when the batches before it have been used
             if waiting:
                 yield waiting.popleft()
@@ -41,17 +44,23 @@ class _Prefetch:
 
     def _put(self, batch: Any) -> Any:
         def put(path: Any, leaf: Any) -> Any:
-            if is_torch_tensor(leaf):
-                leaf = to_host_or_jax(leaf)
+            if own := is_torch_tensor(leaf):
+                leaf = to_host_or_jax(leaf)  # a copy
             if not isinstance(leaf, (np.ndarray, np.generic, jax.Array, bool, int, float, complex)):
                 return leaf  # text
+            if isinstance(leaf, np.ndarray):
+                if leaf.dtype.kind in "OSUMm":
+                    return leaf
+                small = narrowed(leaf)
+                # jax may take over the memory of an array, which the source may fill with its next batch
+                leaf = np.array(small) if small is leaf and not own else small
             try:
                 return jax.device_put(leaf, self._device)
             except ValueError as found:
                 if isinstance(self._device, jax.sharding.Sharding):
+                    fix = "use a batch size that divides, and drop_last=True" if np.ndim(leaf) else "give it a leading axis"
                     raise ValueError(
-                        f"batch{jax.tree_util.keystr(path)} of shape {np.shape(leaf)} cannot be laid out as {self._device}: use a batch "
-                        "size that divides, and drop_last=True"
+                        f"batch{jax.tree_util.keystr(path)} of shape {np.shape(leaf)} cannot be laid out as {self._device}: {fix}"
                     ) from found
                 raise
 
@@ -71,7 +80,8 @@ def prefetch(batches: Iterable[Any], size: int = 2, device: Any = None) -> Itera
         raised in its place in that order.
 
     Raises:
-        ValueError: for a size below 1; while iterating, naming what a sharding does not divide.
+        ValueError: for a size below 1; while iterating, naming what a sharding does not divide. IntegerRangeError: while iterating,
+        64-bit integers that jax would wrap.
     """
     if size < 1:
         raise ValueError(f"size is a number of batches, 1 or more, got {size}")

@@ -288,4 +288,8 @@ class CheckpointManager:
 def _meshes(arrays: Mapping[str, Any]) -> dict[str, Any]:
     """Where arrays that were spread over a mesh lay: its axes, and theirs; for people to read."""
     spread = {key: a.sharding for key, a in arrays.items() if isinstance(a, jax.Array) and isinstance(a.sharding, NamedSharding)}
-    return {key: {"mesh": dict(sharding.mesh.shape), "spec": str(sharding.spec)} for key, sharding in spread.items()}
+    return {key: {"mesh": dict(sharding.mesh.shape), "spec": [*map(_axes, sharding.spec)]} for key, sharding in spread.items()}
+
+
+def _axes(entry: Any) -> Any:
+    return entry if entry is None or isinstance(entry, (str, tuple)) else str(entry)

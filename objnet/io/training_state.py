@@ -182,7 +182,7 @@ def _run(undo: list[Callable[[], None]]) -> list[str]:
     for put in reversed(undo):
         try:
             put()
-        except Exception as error:
+        except BaseException as error:  # also a second interrupt: the rest is put back first
             failures.append(f"besides, an old state could not be put back: {error!r}")
     return failures
 

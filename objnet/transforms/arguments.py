@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from objnet.core import errors
+from objnet.core.foreign import is_torch_tensor
 from objnet.core.variable import Variable
 
 _DYNAMIC = (jax.Array, np.ndarray, np.generic, int, float, complex)
@@ -97,6 +99,9 @@ def split(
     Args:
         by_shape: whether shapes and dtypes are part of the signature.
         abstract: whether a ``jax.ShapeDtypeStruct`` stands for an array.
+
+    Raises:
+        TypeError: a torch tensor is among them.
     """
     kinds_of_arrays = (*_DYNAMIC, jax.ShapeDtypeStruct) if abstract else _DYNAMIC
     leaves, tree = jax.tree.flatten((args, kwargs), is_leaf=is_root)
@@ -107,8 +112,11 @@ def split(
             kinds.append((getattr(leaf, "shape", ()), getattr(leaf, "dtype", type(leaf))) if by_shape else None)
         else:
             value = leaf.value if isinstance(leaf, Static) else leaf
+            plain = type(value) in (bool, str, bytes, int, float)
+            if not plain and is_torch_tensor(value):  # by identity it would be part of the program, a new one at every call
+                raise errors.torch_tensor()
             statics.append(value)
-            kinds.append((type(value), value) if type(value) in (bool, str, bytes, int, float) else (id(value),))
+            kinds.append((type(value), value) if plain else (id(value),))
     return tuple(dynamic), (tree, tuple(kinds)), (tree, tuple(kinds), tuple(statics))
 
 

@@ -61,7 +61,7 @@ def test_collates_as_torch(name):
     _same(numpy_collate(SAMPLES[name]), expected)
 
 
-def test_torch_tensors_and_workers():
+def test_torch_tensors():
     torch = pytest.importorskip("torch")
     data = [(torch.ones(2) * i, torch.tensor(i)) for i in range(5)]
     loader = torch.utils.data.DataLoader(data, batch_size=2, collate_fn=numpy_collate)

@@ -133,16 +133,6 @@ def test_the_newest_are_kept(tmp_path):
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".objnet")]
 
 
-def _fault(change):
-    """Differences of every kind, between what is saved and what is asked for."""
-
-    def run(state):
-        change(state)
-        return state
-
-    return run
-
-
 def test_everything_that_does_not_fit_is_listed_once_and_nothing_is_loaded(tmp_path):
     saved = _setup()
     _train(saved)
@@ -150,12 +140,11 @@ def test_everything_that_does_not_fit_is_listed_once_and_nothing_is_loaded(tmp_p
     manager.save(0, {**saved, "extra": saved["model"], "epoch": 4})
     other = _setup(width=5)
     extra = optim.SGD([nn.Parameter(jnp.ones(1))], lr=0.5)
-    before, key = _values(other), np.asarray(jax.random.key_data(objnet.get_rng_state()["key"])) if False else None
-    del key
+    before = _values(other)
     with pytest.raises(errors.StructureMismatchError) as caught:
         manager.restore({**other, "ema": Net(), "epoch": extra})
     text = str(caught.value)
-    for part in ("ema was not saved", "extra (tests.io.test_manager.Net) was saved and is not asked for", "epoch is a SGD here"):
+    for part in ("ema was not saved", "extra (tests.io.test_manager.Net) was saved and is not", "epoch is a SGD here", "exp_avg"):
         assert part in text
     with pytest.raises(errors.StructureMismatchError) as caught:
         manager.restore({**other, "extra": Net()})
@@ -171,7 +160,9 @@ def test_everything_that_does_not_fit_is_listed_once_and_nothing_is_loaded(tmp_p
 def test_the_class_that_was_saved_is_named(tmp_path):
     manager = CheckpointManager(tmp_path)
     manager.save(0, {"optimizer": optim.SGD([nn.Parameter(jnp.ones(1))], lr=0.1)})
-    with pytest.raises(errors.StructureMismatchError, match=r"a objnet\.optim\.adam\.Adam; a objnet\.optim\.sgd\.SGD was saved"):
+    with pytest.raises(
+        errors.StructureMismatchError, match=r"a objnet\.optim\.adam\.Adam, and a objnet\.optim\.sgd\.SGD was saved"
+    ):
         manager.restore({"optimizer": optim.Adam([nn.Parameter(jnp.ones(1))])})
 
 
