@@ -28,17 +28,17 @@ def as_array(x: Any) -> jax.Array:
     convert = getattr(x, "__jax_array__", None)
     if convert is not None:
         return convert()
-    if isinstance(x, np.ndarray):
+    if isinstance(x, (np.ndarray, np.generic)):
         return jnp.asarray(narrowed(x))
-    if isinstance(x, (np.generic, bool, int, float, complex)):
+    if isinstance(x, (bool, int, float, complex)):
         return jnp.asarray(x)
     if type(x).__module__.partition(".")[0] == "torch":
         raise errors.torch_tensor()
     raise TypeError(f"expected an array, got {type(x).__module__}.{type(x).__qualname__}")
 
 
-def narrowed(x: np.ndarray) -> np.ndarray:
-    """A numpy array in the dtype jax gives it; 64 bits are narrowed here.
+def narrowed(x: Any) -> Any:
+    """A numpy array or scalar in the dtype jax gives it; 64 bits are narrowed here.
 
     jax would keep its own narrowed copy for as long as a program holds the array, and so miss what is changed in place.
 

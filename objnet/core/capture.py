@@ -21,8 +21,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from objnet.core import attention, frame, precision, scope, settings
+from objnet.core import attention, frame, precision, reads, scope, settings
 from objnet.core.names import modules, names_in
+from objnet.core.reads import EVERYTHING, Reads
 from objnet.core.variable import Parameter, Variable
 
 _SCALARS = frozenset({bool, int, float, complex, str, bytes, type(None), type(Ellipsis), type(NotImplemented), range, slice})
@@ -61,13 +62,21 @@ class Identity:
 class Capture:
     """One walk over what a function and its static arguments reach.
 
+    Args:
+        ignored: what the function itself changes while it is traced, such as a counter of traces.
+        reads: the attributes of plain objects that traces of the function have read; others are left out.
+        depends: whether a trace that runs now depends on all that is met.
+
     Attributes:
         variables: every Variable met, in the order of the walk.
         objects: every object with a ``__objnet_capture__`` method met (modules, optimizers), in the order of the walk.
     """
 
-    def __init__(self, ignored: dict[Any, Any] | None = None) -> None:
-        self.ignored = ignored or {}  # what the function itself changes while it is traced, such as a counter of traces
+    def __init__(self, ignored: dict[Any, Any] | None = None, reads: Reads | None = None, depends: bool = True) -> None:
+        self.ignored = ignored or {}
+        self._reads = reads
+        self._depends = depends
+        self.kinds: dict[type, frozenset[str] | None] = {}  # the classes whose reads can be followed: what was looked at
         self.variables: list[Variable] = []
         self.objects: list[Any] = []
         self._seen: dict[int, int] = {}
@@ -78,9 +87,11 @@ class Capture:
         self.names: list[tuple[dict[str, Any], str, Any]] = []
         self.cells: list[types.CellType] = []
         self.stored: list[tuple[dict[str, Any], str, Any]] = []  # globals the code assigns without reading them
-        self.slotted: list[tuple[Any, tuple[str, ...]]] = []
+        self.slotted: list[tuple[Any, tuple[str, ...], tuple[str, ...]]] = []  # object, its slots, those looked at
         self.containers: list[Any] = []
-        self.instances: list[Any] = []  # the plain objects whose attributes are among the containers
+        self.instances: list[
+            tuple[Any, dict[str, Any], frozenset[str] | None]
+        ] = []  # plain object, its attributes, those looked at
         self.arrays: list[np.ndarray] = []
         self.classes: list[type] = []  # the user's, whose own attributes are among the facts
 
@@ -125,7 +136,7 @@ class Capture:
         capture = getattr(kind, "__objnet_capture__", None)
         if capture is not None:
             self.objects.append(value)
-            return (Identity(kind), self._class(kind), capture(value, self.visit))
+            return (Identity(kind), self._class(kind), self._plain(value, kind), capture(value, self.visit))
         if isinstance(value, types.FunctionType):
             return self._function(value)
         if isinstance(value, types.MethodType):
@@ -254,20 +265,28 @@ class Capture:
 
     def _object(self, value: Any) -> Any:
         kind = type(value)
-        space = getattr(value, "__dict__", None)
-        if isinstance(space, dict) and (
-            isinstance(value, _NAMESPACES) or kind.__name__ == "Namespace" or not self._library(kind.__module__)
-        ):
-            self.containers.append(space)
-            self.instances.append(value)
-            items = tuple((k, self.visit(v)) for k, v in space.items() if len(space) <= MAX_ITEMS)
-            return ("object", Identity(kind), self._class(kind), items)
-        slots = () if self._library(kind.__module__) else _slots(kind)
+        library = self._library(kind.__module__)
+        namespace = isinstance(value, _NAMESPACES) or kind.__name__ == "Namespace"
+        told = kind.__getattribute__ is reads.tell
+        space = object.__getattribute__(value, "__dict__") if told and kind.__dictoffset__ else getattr(value, "__dict__", None)
+        if isinstance(space, dict) and (namespace or not library):
+            names = EVERYTHING if namespace else self._read(kind)
+            self.instances.append((value, space, names))
+            read = {k: v for k, v in space.items() if names is EVERYTHING or k in names} if len(space) <= MAX_ITEMS else {}
+            return ("object", Identity(kind), self._class(kind), tuple((k, self.visit(v)) for k, v in read.items()))
+        slots = () if library else _slots(kind)
         if slots and id(value) in self.ignored:
             return ("ignored",)
         if slots:
-            self.slotted.append((value, slots))
-            return ("slots", Identity(kind), self._class(kind), tuple((k, self.visit(getattr(value, k, EMPTY))) for k in slots))
+            names = self._read(kind)
+            read_slots = slots if names is EVERYTHING else tuple(k for k in slots if k in names)
+            self.slotted.append((value, slots, read_slots))
+            return (
+                "slots",
+                Identity(kind),
+                self._class(kind),
+                tuple((k, self.visit(slot(value, k))) for k in read_slots),
+            )
         if isinstance(value, types.MappingProxyType):
             self.containers.append(value)
             return ("proxy", tuple((self.visit(k), self.visit(v)) for k, v in value.items()))
@@ -278,6 +297,25 @@ class Capture:
             except TypeError:
                 pass
         return Identity(value)
+
+    def _plain(self, value: Any, kind: type) -> Any:
+        """The plain attributes of a module."""
+        if not hasattr(kind, "__objnet_plain__"):
+            return ()
+        plain = value.__objnet_plain__()
+        names = EVERYTHING if self._library(kind.__module__) else self._read(kind)
+        # the mode is kept, which users think of as the whole model's
+        return tuple((k, self.visit(plain[k])) for k in sorted(plain) if names is EVERYTHING or k in names or k == "training")
+
+    def _read(self, kind: type) -> frozenset[str] | None:
+        """The attributes to look at on instances of a class."""
+        if not reads.can_tell(kind):
+            return EVERYTHING
+        if kind not in self.kinds:
+            self.kinds[kind] = EVERYTHING if self._reads is None else self._reads.of(kind)
+            if self._reads is None and self._depends:
+                reads.note_whole(kind)
+        return self.kinds[kind]
 
     def _library(self, module: str | None) -> bool:
         if module is None or module == "__main__":
@@ -299,6 +337,8 @@ def _installed(package: str) -> bool:
 
 
 def _functions(member: Any) -> list[types.FunctionType]:
+    if isinstance(member, types.FunctionType) and member in reads.told_by:
+        return []  # there for the time of a trace
     if isinstance(member, (staticmethod, classmethod)):
         member = member.__func__
     if isinstance(member, property):
@@ -329,6 +369,14 @@ def fingerprint(array: np.ndarray) -> bytes:
         return array.tobytes()
     flat = array.reshape(-1)
     return flat[:: max(1, flat.size // MAX_ITEMS)].tobytes()
+
+
+def slot(value: Any, name: str) -> Any:
+    """What a slot holds, unasked of the class."""
+    try:
+        return object.__getattribute__(value, name)
+    except AttributeError:
+        return EMPTY
 
 
 def _slots(kind: type) -> tuple[str, ...]:

@@ -96,6 +96,7 @@ class Frame:
         self.written: dict[Variable, None] = {}
         self.created: dict[Variable, None] = {}
         self.first: dict[Variable, Any] = {}  # inside a pure function: what was created here, before it was written again
+        self.offered: dict[Variable, None] = {}  # given to what may turn out not to read them
         self.consumed: dict[Variable, None] = {}  # gradients an optimizer has used up
         self.undo: list[Callable[[], None]] = []
         self.reserved: list[Any] = []  # random keys split off in advance, for draws right here
@@ -345,6 +346,25 @@ def get(variable: Variable) -> Any:
     if trace_state() != CLEAN and staged():
         raise read_error(variable)
     return variable._own()
+
+
+def offer(variable: Variable) -> Any:
+    """The value for something that may have no use for it, and calls :func:`get` if it has: no read yet in a compiled function."""
+    inner = _frame.get()
+    if inner is None or not inner.closed or inner.unbound or variable not in inner.values or trace_state() != inner.state:
+        return get(variable)
+    if inner.values[variable] is UNSET:
+        raise variable.unset()
+    inner.offered[variable] = None
+    return inner.values[variable]
+
+
+def reaches(variable: Variable) -> bool:
+    """Whether a read would find ``variable`` among the inputs of the compiled function around, if there is one."""
+    inner = _frame.get()
+    while inner is not None and variable not in inner.values and not inner.closed:
+        inner = inner.parent
+    return inner is None or variable in inner.values
 
 
 def set(variable: Variable, value: Any) -> None:

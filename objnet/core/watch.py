@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import types
 import weakref
 from collections import deque
@@ -11,7 +12,8 @@ from operator import attrgetter, itemgetter
 from typing import Any
 
 from objnet.core import epoch
-from objnet.core.capture import EMPTY, Capture, class_attributes, contents, fingerprint, methods
+from objnet.core.capture import EMPTY, Capture, class_attributes, contents, fingerprint, methods, slot
+from objnet.core.reads import EVERYTHING
 
 _CONTENTS = attrgetter("cell_contents")
 
@@ -49,12 +51,15 @@ class Watch:
         self._cell_ids = self._ids(map(contents, capture.cells))
         self._containers = [(_items(c), self._ids(_items(c)())) for c in capture.containers]
         self._alive.extend(capture.containers)
-        for thing, slots in capture.slotted:
+        for instance, space, read in capture.instances:
+            get = _items(space) if read is EVERYTHING else functools.partial(_chosen, space, tuple(read))
+            self._containers.append((get, self._ids(get())))
+            self._alive.append(space)
+            self.hold(instance)
+        for thing, _, slots in capture.slotted:
             get = functools.partial(_values, weakref.ref(thing) if _weak(thing) else functools.partial(_give, thing), slots)
             self._containers.append((get, self._ids(get())))
         self._arrays = [(self.hold(a), fingerprint(a)) for a in capture.arrays if a.flags.writeable]
-        for instance in capture.instances:
-            self.hold(instance)
 
     def _ids(self, values: Iterable[Any]) -> list[int]:
         values = list(values)
@@ -109,10 +114,10 @@ class Snapshot:
         self._names = [*capture.names, *capture.stored]
         self._classes = [(kind, class_attributes(kind)) for kind in capture.classes]
         self._cells = [(cell, contents(cell)) for cell in capture.cells]
-        self._slotted = [(thing, slots, _values(lambda thing=thing: thing, slots)) for thing, slots in capture.slotted]
-        objects = {id(o.__dict__): o for o in capture.instances}
-        self._containers = [
-            (c, c.copy(), objects.get(id(c))) for c in capture.containers if not isinstance(c, types.MappingProxyType)
+        self._slotted = [(thing, slots, _values(lambda thing=thing: thing, slots)) for thing, slots, _ in capture.slotted]
+        self._containers: list[tuple[Any, Any, Any]] = [
+            *((c, c.copy(), None) for c in capture.containers if not isinstance(c, types.MappingProxyType)),
+            *((space, space.copy(), instance) for instance, space, _ in capture.instances),
         ]
 
     def changes(self) -> list[tuple[Any, Any, Any, Any]]:
@@ -157,7 +162,7 @@ class Snapshot:
                     setattr(kind, name, before[name])
         for thing, slots, values in self._slotted:
             for name, value in zip(slots, values, strict=True):
-                if value is not EMPTY and getattr(thing, name, EMPTY) is not value:
+                if value is not EMPTY and slot(thing, name) is not value:
                     object.__setattr__(thing, name, value)
         for cell, value in self._cells:
             if value is not EMPTY and contents(cell) is not value:
@@ -174,7 +179,11 @@ class Snapshot:
 
 def _values(ref: Callable[[], Any], slots: tuple[str, ...]) -> list[Any]:
     thing = ref()
-    return [getattr(thing, name, EMPTY) for name in slots]
+    return [slot(thing, name) for name in slots]
+
+
+def _chosen(space: dict[str, Any], names: tuple[str, ...]) -> list[Any]:
+    return [*map(space.get, names, itertools.repeat(EMPTY))]
 
 
 def _weak(thing: Any) -> bool:

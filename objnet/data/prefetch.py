@@ -48,7 +48,7 @@ class _Prefetch:
                 leaf = to_host_or_jax(leaf)  # a copy
             if not isinstance(leaf, (np.ndarray, np.generic, jax.Array, bool, int, float, complex)):
                 return leaf  # text
-            if isinstance(leaf, np.ndarray):
+            if isinstance(leaf, (np.ndarray, np.generic)):
                 if leaf.dtype.kind in "OSUMm":
                     return leaf
                 small = narrowed(leaf)

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from objnet.core import epoch, errors, frame, scope, settings
+from objnet.core import epoch, errors, frame, reads, scope, settings
 from objnet.core.hooks import HookDict
 from objnet.core.variable import Buffer, Parameter, Variable, path_of, settle
 from objnet.nn import interception
@@ -86,7 +86,9 @@ class Attributes:
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
+    @reads.tells
     def __setattr__(self, name: str, value: Any) -> None:
+        reads.note(type(self), (name,))
         attributes = self.__dict__
         if name == "_home":  # a slot of ours, which no frame needs to know of
             object.__setattr__(self, name, value)
@@ -133,7 +135,9 @@ class Attributes:
                 ) from None
             (self._assign_array if state else self._assign_plain)(name, value)
 
+    @reads.tells
     def __delattr__(self, name: str) -> None:
+        reads.note(type(self), (name,))
         if name in self.__dict__:
             self._note(name, self.__dict__[name], frame.UNSET)
             object.__delattr__(self, name)
@@ -240,7 +244,8 @@ class Attributes:
             attributes = self.__dict__
             inner.note_attribute(self, name, old, new)
             inner.undo.append(lambda: _restore(attributes, name, old))
-        epoch.advance()
+        if name == "training" or reads.looked_at(type(self), name):
+            epoch.advance()
 
     def _must_be_initialised(self, what: str) -> None:
         if "_parameters" not in self.__dict__:

@@ -255,12 +255,15 @@ class Module(Attributes, Traversal, Serialization, Hooks, TorchOnlyMethods):
 
     # -- for objnet's transforms ---------------------------------------------------------------------------------------
 
-    def __objnet_capture__(self, visit: Callable[[Any], Any]) -> Any:
-        """This module's static facts, hashable, and a visit to everything it holds (see ``core.capture``)."""
+    def __objnet_plain__(self) -> dict[str, Any]:
+        """The plain attributes, of which a program bakes in those it reads (see ``core.capture``)."""
         plain = {k: v for k, v in self.__dict__.items() if k not in _REGISTRIES and not k.startswith("_objnet")}
         plain.update((k, None) for k, v in self._arrays.items() if v._peek() is None)
+        return plain
+
+    def __objnet_capture__(self, visit: Callable[[Any], Any]) -> Any:
+        """This module's other static facts, hashable, and a visit to everything it holds (see ``core.capture``)."""
         return (
-            tuple((k, visit(plain[k])) for k in sorted(plain)),
             tuple((k, visit(p)) for k, p in self._parameters.items()),
             tuple((k, k in self._non_persistent_buffers_set, visit(b)) for k, b in self._buffers.items()),
             tuple((k, visit(v)) for k, v in self._arrays.items() if v._peek() is not None),

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from objnet.core import errors
+from objnet.core.arrays import narrowed
 from objnet.core.foreign import is_torch_tensor
 from objnet.core.variable import Variable
 
@@ -102,12 +103,15 @@ def split(
 
     Raises:
         TypeError: a torch tensor is among them.
+        IntegerRangeError: a numpy array among them holds 64-bit integers that jax would wrap.
     """
     kinds_of_arrays = (*_DYNAMIC, jax.ShapeDtypeStruct) if abstract else _DYNAMIC
     leaves, tree = jax.tree.flatten((args, kwargs), is_leaf=is_root)
     dynamic, statics, kinds = [], [], []
     for leaf in leaves:
         if isinstance(leaf, kinds_of_arrays) and not isinstance(leaf, bool):
+            if isinstance(leaf, (np.ndarray, np.generic)) and leaf.dtype.kind in "iu":
+                leaf = narrowed(leaf)
             dynamic.append(leaf)
             kinds.append((getattr(leaf, "shape", ()), getattr(leaf, "dtype", type(leaf))) if by_shape else None)
         else:

@@ -185,10 +185,13 @@ def _differentiate(
             return value, (jax.tree.map(lambda x: x, aux), states)
 
     try:
-        primals = [frame.get(p) for p in parameters]
+        primals = [frame.offer(p) for p in parameters]
         value, pullback, (aux, states) = jax.vjp(pure, primals, [args[n] for n in argnums], has_aux=True)
     finally:
         inner.close()
+    for p in parameters:
+        if p in inner.read:
+            frame.get(p)
     inner.commit(dict(zip(written, states, strict=True)))  # first, for a backward rule (a hook) may read and write
     grads, argument_grads = pullback(lax.full_like(value, 1))  # like it also in how it varies over devices
     if not holomorphic:  # torch's gradient of a complex parameter is the direction of ascent, jax's its conjugate
@@ -354,7 +357,7 @@ def grad(
 
 def reachable_parameters(function: Any) -> list[Parameter]:
     """The trainable parameters that paths from ``function`` lead to."""
-    capture = Capture()
+    capture = Capture(depends=False)  # on the parameters that are then read, and no more
     capture.walk(function, ())
     return [v for v in capture.variables if isinstance(v, Parameter) and v.requires_grad]
 
@@ -376,7 +379,8 @@ def backward(closure: Callable[[], Any], inputs: Any = None) -> jax.Array:
             "objnet.backward(lambda: criterion(model(x), y))."
         )
     if inputs is None:
-        found = differentiate(closure, parameters=reachable_parameters(closure), discover=True)
+        likely = [p for p in reachable_parameters(closure) if frame.reaches(p)]
+        found = differentiate(closure, parameters=likely, discover=True)
     else:
         found = differentiate(closure, parameters=_targets(inputs).parameters())
     accumulate(found.parameters)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 
 from objnet.core.capture import Capture, Identity
+from objnet.core.reads import Reads
 from objnet.core.variable import Parameter, Variable, path_of
 from objnet.transforms.arguments import is_dynamic, leaf_names
 
@@ -43,8 +44,8 @@ class Cause(NamedTuple):
 class NamedCapture(Capture):
     """A capture that remembers which object each part of its key describes."""
 
-    def __init__(self, ignored: dict[Any, Any] | None = None) -> None:
-        super().__init__(ignored)
+    def __init__(self, ignored: dict[Any, Any] | None = None, reads: Reads | None = None) -> None:
+        super().__init__(ignored, reads)
         self._described: dict[int, tuple[Any, Any]] = {}
 
     def _describe(self, value: Any, kind: type) -> Any:
@@ -141,7 +142,7 @@ class _Walk:
         elif tag == "method":
             yield from self.compare(old[1], new[1], kind, path)
             yield from self.compare(old[2], new[2], "attribute", path or "self")
-        elif isinstance(tag, Identity) and len(new) == 3:
+        elif isinstance(tag, Identity) and len(new) == 4:
             yield from self._object(old, new, path or _class_name(tag))
         elif isinstance(tag, type) and issubclass(tag, Variable):
             yield from self._variable(old, new, path_of(self._capture.object_of(new)) or path)
@@ -193,14 +194,14 @@ class _Walk:
     def _object(self, old: Any, new: Any, path: str) -> Iterator[Cause]:
         yield from self._class(old[1], new[1], new[0])
         thing = self._capture.object_of(new)
+        yield from self._named(old[2], new[2], "attribute", path)
         if not hasattr(thing, "named_modules"):
-            yield from self._pairs(old[2], new[2], "attribute", path)
+            yield from self._pairs(old[3], new[3], "attribute", path)
             return
-        kinds = ("attribute", "variable", "variable", "variable", "module")
-        for kind, before, now in zip(kinds, old[2], new[2], strict=False):
+        for kind, before, now in zip(("variable", "variable", "variable", "module"), old[3], new[3], strict=False):
             yield from self._named(before, now, kind, path)
-        if old[2][5] != new[2][5]:
-            yield Cause("hook", f"on {path} ({type(thing).__name__})", _count(old[2][5]), _count(new[2][5]))
+        if old[3][4] != new[3][4]:
+            yield Cause("hook", f"on {path} ({type(thing).__name__})", _count(old[3][4]), _count(new[3][4]))
 
     def _class(self, old: Any, new: Any, kind: Any) -> Iterator[Cause]:
         named = [tuple(fact for fact in facts if isinstance(fact[0], str) and len(fact) == 2) for facts in (old, new)]

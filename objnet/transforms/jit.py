@@ -23,6 +23,7 @@ import jax
 
 from objnet.core import errors, frame, settings, variable
 from objnet.core.frame import DROPPED, UNSET
+from objnet.core.reads import Reads
 from objnet.core.rng import key_stream
 from objnet.core.variable import Variable
 from objnet.core.watch import Watch
@@ -41,7 +42,7 @@ from objnet.transforms.program import (
     refuse_dropped,
     replay,
 )
-from objnet.transforms.tracing import Traceable, relatives, under_plain_jit, unwrapped
+from objnet.transforms.tracing import ReadMore, Traceable, relatives, under_plain_jit, unwrapped
 
 _SET = Variable._value.__set__  # type: ignore[attr-defined]
 _GET = attrgetter("_value")
@@ -50,6 +51,7 @@ _lock = threading.RLock()  # a donating call must be alone between gathering the
 _programs: weakref.WeakKeyDictionary[Any, OrderedDict[Any, Program]] = weakref.WeakKeyDictionary()
 # What the code of a function changes while it is traced (a counter of traces), by identity: no part of any program's key.
 _ignored: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
+_reads: weakref.WeakKeyDictionary[Any, Reads] = weakref.WeakKeyDictionary()
 MAX_PROGRAMS = 256
 MAX_BINDINGS = 32
 MANY_TRACES = 16
@@ -68,7 +70,8 @@ class Compiled(Traceable):
         compiler_options: Any,
         explain: bool,
     ):
-        super().__init__(function, keep_grads, _ignored.setdefault(_anchor(function), {}), explain)
+        anchor = _anchor(function)
+        super().__init__(function, keep_grads, _ignored.setdefault(anchor, {}), _reads.setdefault(anchor, Reads()), explain)
         self._static_argnums, self._static_argnames = static_arguments(function, static_argnums, static_argnames)
         self._donate = donate
         self._compiler_options = compiler_options
@@ -107,6 +110,9 @@ class Compiled(Traceable):
                 return self._run(binding, dynamic, rebuild, ())
             binding, first = self._bind(signature, dynamic, rebuild)
             return self._run(binding, dynamic, rebuild, first)
+        except ReadMore:  # for another shape than the binding was made for
+            self._bindings.pop(signature, None)
+            return self(*args, **kwargs)
         except Relayout:
             pass
         except frame.Unlifted as missing:
@@ -198,13 +204,14 @@ class Compiled(Traceable):
             calling["call"] = previous
         if nonfinite.watching is not None and frame.current() is None and frame.trace_state() == frame.CLEAN:
             values = dict(zip((*binding.donated, *binding.kept), (*donated, *kept), strict=True))
-            again = functools.partial(self._trace, values, rebuild, dynamic)
+            again = functools.partial(self._run_once, values, rebuild, dynamic)
             nonfinite.watching.after_call(self, binding, out, again)
         constants = [*itertools.repeat(DROPPED, len(layout.dropped)), *itertools.repeat(None, len(layout.cleared))]
         for v, value in itertools.chain(zip(binding.out, out, strict=False), zip(binding.constants, constants, strict=True)):
             frame.set(v, value)
         if binding.program.effects:
             self._finish(binding, out[len(binding.out) : -1], out[-1])
+        self._reads.pass_on()
         return out[-1]
 
     def _finish(self, binding: Binding, created: Sequence[Any], result: Any) -> None:
@@ -270,7 +277,9 @@ class Compiled(Traceable):
                 if self._explainer is not None:
                     self._explainer.note("unreachable", missing.variable.describe(), "", "met while tracing, which starts again")
                 continue
-            if found.changed or capture.imports():
+            except ReadMore:
+                continue
+            if found.changed or capture.imports() or self._reads.tell_more(capture.kinds):
                 capture, facts = self._capture(statics)
                 reachable = list(dict.fromkeys([*capture.variables, key_stream]))
             lifted = list(dict.fromkeys([*reachable, *traced]))

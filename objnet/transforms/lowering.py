@@ -10,9 +10,11 @@ from typing import Any
 import jax
 
 from objnet.core import errors, frame
+from objnet.core.reads import Reads
 from objnet.core.rng import key_stream
 from objnet.core.variable import Variable
 from objnet.transforms.program import Binding, Relayout, in_progress
+from objnet.transforms.tracing import ReadMore
 
 
 class Lowered:
@@ -105,7 +107,7 @@ class Executable:
         statics = () if self._rebuild is None else self._rebuild[2]
         if _arguments(rebuild, len(dynamic)) != _arguments(self._rebuild, self._count()):
             raise TypeError(f"{self._function._name()} was lowered for other arguments: arrays and static values in other places")
-        if not self._watch.valid() and self._function._capture(statics)[1] != self._facts:
+        if not self._watch.valid() and self._function._capture(statics, Reads(self._binding.kinds))[1] != self._facts:
             raise errors.CompiledCallError(
                 f"{self._function._name()} was compiled ahead of time, and a mode, attribute, global or class it was made from "
                 "has changed since: lower and compile it again."
@@ -185,9 +187,11 @@ def lower(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Lower
             with call_in_progress(function, binding, rebuild, first):
                 lowered = binding.program.donating.lower(values_of(binding.donated), values_of(binding.kept), dynamic)
             break
+        except ReadMore:
+            function._bindings.clear()
         except (Relayout, frame.Unlifted):
             function._separate_shapes()
-    facts = function._capture(() if rebuild is None else rebuild[2])[1]
+    facts = function._capture(() if rebuild is None else rebuild[2], Reads(binding.kinds))[1]
     return Lowered(function, binding, rebuild, facts, lowered)
 
 
@@ -202,5 +206,7 @@ def trace(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple
         try:
             _, jaxpr, shapes, _ = function._first_trace(capture, lifted, dynamic, rebuild)
             return jaxpr, len(jax.tree.leaves(dynamic)), len(jax.tree.leaves(shapes[-1]))
+        except ReadMore:
+            continue
         except frame.Unlifted as missing:
             met.append(missing.variable)

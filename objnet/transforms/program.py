@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -119,6 +119,7 @@ class Binding:
         "gradients",
         "grads",
         "kept",
+        "kinds",
         "objects",
         "out",
         "program",
@@ -130,6 +131,7 @@ class Binding:
         layout = program.layout
         self.program = program
         self.watch = watch
+        self.kinds = capture.kinds
         self.traces = 0  # how often this call was traced though it had been before
         self.donated = [lifted[i] for i in layout.donated]
         self.kept = [lifted[i] for i in layout.kept]
@@ -155,7 +157,9 @@ def run_body(donated: list[Any], kept: list[Any], dynamic: tuple[Any, ...]) -> l
     if first:
         return first.pop()(jax.tree.leaves((donated, kept, dynamic)))
     values = dict(zip((*binding.donated, *binding.kept), (*donated, *kept), strict=True))
-    found, result = compiled._trace(values, rebuild, dynamic)
+    found, result = compiled._trace(values, rebuild, dynamic, binding.kinds)
+    if binding.program.layout.created:
+        found.create_others(binding.out)
     if found.differs(binding):
         raise Relayout
     return [*(found.out[v] if v in found.out else values[v] for v in binding.out), *found.created_values, result]
@@ -170,6 +174,7 @@ class Found:
             if v in leaves and v not in written and not same_leaves(jax.tree.leaves(values[v]), leaves[v]):
                 written[v] = values[v]
         self.read = [v for v in inner.read if v in values]
+        self.offered = [v for v in inner.offered if v not in inner.read]
         self.dropped: list[Variable] = []
         self.cleared: list[Variable] = []
         self.out: dict[Variable, Any] = {}
@@ -192,6 +197,18 @@ class Found:
         self.gradients = [g.parameters for g in gradients_in(result)]
         for g in gradients_in(result):
             g.parameters = []  # a program knows no model; each call puts in its own
+
+    def create_others(self, known: Collection[Variable]) -> None:
+        """Count state that was None, which is no input, as created where it was written, but for the ``known``."""
+        inputs = {*known}  # variables are equal by value
+        for v in [v for v in self.out if v not in inputs and v._home is not None]:
+            self.created.append((v._home[0](), "_arrays", v._home[1]))
+            self.created_values.append(self.out.pop(v))
+
+    def read_offered(self, jaxpr: Any, inputs: Mapping[Variable, Sequence[Any]]) -> None:
+        """Count as read those offered that the program has come to use."""
+        used = {id(v) for equation in jaxpr.eqns for v in equation.invars} | {id(v) for v in jaxpr.outvars}
+        self.read += [v for v in self.offered if any(id(i) in used for i in inputs[v])]
 
     def drop_tracers(self) -> None:
         """Forget the traced values, which must not outlive their trace."""

@@ -6,18 +6,27 @@ Attribute writes on modules are noted and repeated after every call; what no pro
 from __future__ import annotations
 
 import functools
+import itertools
 import types
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 
 from objnet.core import errors, frame
 from objnet.core.capture import Capture
+from objnet.core.reads import Reads, recording
 from objnet.core.variable import Parameter, Variable
 from objnet.core.watch import Snapshot
 from objnet.transforms.arguments import join
 from objnet.transforms.differences import NamedCapture
 from objnet.transforms.program import Found, ProgramFrame, initial
+
+Kinds = Mapping[type, frozenset[str] | None]
+
+
+class ReadMore(frame.Abort):
+    """A trace read attributes that the capture before it, going by the traces before, had left out: to be done again."""
 
 
 class Traceable:
@@ -27,20 +36,22 @@ class Traceable:
         function: the user's.
         keep_grads: whether gradients an optimizer consumes inside leave the program.
         ignored: what its code changes while it is traced (a counter of traces), by identity.
+        reads: which attributes of plain objects its traces have read.
         named: whether the walk over what it reaches keeps names for explanations.
     """
 
-    def __init__(self, function: Any, keep_grads: bool, ignored: dict[Any, Any], named: bool):
+    def __init__(self, function: Any, keep_grads: bool, ignored: dict[Any, Any], reads: Reads, named: bool):
         self._function = function
         self._keep_grads = keep_grads
         self._ignored = ignored
+        self._reads = reads
         self._named = named
 
-    def _capture(self, statics: Any) -> tuple[Capture, Any]:
+    def _capture(self, statics: Any, reads: Reads | None = None) -> tuple[Capture, Any]:
         """Walk what the function reaches; optimizers make their state first, so that one trace suffices."""
         prepared: set[int] = set()
         while True:
-            capture = NamedCapture(self._ignored) if self._named else Capture(self._ignored)
+            capture = (NamedCapture if self._named else Capture)(self._ignored, self._reads if reads is None else reads)
             facts = capture.walk(self._function, statics)
             waiting = [o for o in capture.objects if id(o) not in prepared and hasattr(o, "__objnet_prepare__")]
             if not waiting:
@@ -55,14 +66,16 @@ class Traceable:
         found: list[Found] = []
 
         def body(values: list[Any], dynamic: tuple[Any, ...]) -> list[Any]:
-            trace, result = self._trace(dict(zip(lifted, values, strict=True)), rebuild, dynamic)
+            trace, result = self._trace(dict(zip(lifted, values, strict=True)), rebuild, dynamic, capture.kinds)
+            trace.create_others(lifted)
             found.append(trace)
             out = [list(trace.out.values()), list(trace.created_values), result]
             trace.drop_tracers()
             return out
 
+        starts = [initial(v) for v in lifted]
         try:
-            jaxpr, shapes = jax.make_jaxpr(body, return_shape=True)([initial(v) for v in lifted], dynamic)
+            jaxpr, shapes = jax.make_jaxpr(body, return_shape=True)(starts, dynamic)
         except BaseException as error:
             snapshot.restore()
             if frame.is_leak(error):
@@ -85,14 +98,36 @@ class Traceable:
                 )
             self._ignored[key] = owner
         found[0].changed = bool(changes)
+        if found[0].offered:
+            inputs = iter(jaxpr.jaxpr.invars)
+            by_variable = {
+                v: [*itertools.islice(inputs, len(jax.tree.leaves(value)))] for v, value in zip(lifted, starts, strict=True)
+            }
+            found[0].read_offered(jaxpr.jaxpr, by_variable)
         return found[0], jaxpr, shapes, lifted
 
     @staticmethod
     def _changed_names(values: Any) -> str:
         return f" ({', '.join(map(str, values))})" if isinstance(values, dict) and values else ""
 
-    def _trace(self, values: dict[Variable, Any], rebuild: Any, dynamic: Any) -> tuple[Found, Any]:
-        """Run the user's function once over tracers."""
+    def _trace(self, values: dict[Variable, Any], rebuild: Any, dynamic: Any, kinds: Kinds) -> tuple[Found, Any]:
+        """Run the user's function once over tracers, noting which attributes of instances of ``kinds`` it reads.
+
+        Raises:
+            ReadMore: it has read others than the capture looked at.
+        """
+        with recording(kinds) as read:
+            try:
+                traced = self._run_once(values, rebuild, dynamic)
+            except BaseException:
+                self._reads.add(read, kinds, finished=False)
+                raise
+        if self._reads.add(read, kinds):
+            traced[0].drop_tracers()
+            raise ReadMore
+        return traced
+
+    def _run_once(self, values: dict[Variable, Any], rebuild: Any, dynamic: Any) -> tuple[Found, Any]:
         inner = ProgramFrame()
         leaves = {v: jax.tree.leaves(value) for v, value in values.items()}
         frozen = {v: v.requires_grad for v in values if isinstance(v, Parameter)}

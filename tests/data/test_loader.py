@@ -97,6 +97,15 @@ def test_integers_do_not_wrap():
     with pytest.raises(objnet.errors.IntegerRangeError, match="1099511627776"):
         seen.extend(prefetch([good, good, bad]))
     assert [batch.dtype for batch in seen] == [jnp.int32] * 2
+    step = objnet.jit(lambda x: x["n"] + 1)
+    for wide in (bad, np.int64(2**40), np.uint64(2**63)):
+        with pytest.raises(objnet.errors.IntegerRangeError):
+            list(prefetch([{"n": wide}]))
+        with pytest.raises(objnet.errors.IntegerRangeError):
+            step({"n": wide})
+        with pytest.raises(objnet.errors.IntegerRangeError):
+            F.relu(wide)
+    assert int(step({"n": np.int64(3)})) == 4 and step({"n": good}).dtype == jnp.int32
 
 
 def test_an_interrupt_does_not_wait_for_its_turn():

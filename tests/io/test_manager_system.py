@@ -54,6 +54,7 @@ def test_a_full_disk(small_disk, asynchronous):
             assert caught.value.errno == errno.ENOSPC and "step 2 was not saved" in caught.value.__notes__[0]
         assert sorted(os.listdir(folder)) == [".lock", "step_00000001"]
         assert manager.restore({})["values"][-1] == 79_999
+    (folder / ".lock").unlink()
     filler = small_disk / "filler"
     with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
         while file.write(b"\0" * 4096):

@@ -466,8 +466,9 @@ def test_old_values_go_one_by_one(tmp_path):
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux's peak of the resident set")
 def test_peak_memory_and_no_torch(tmp_path):
-    """Model and one shard: 96 MB in shards of 16 MB; in a process of its own, which cannot import torch."""
-    save_sharded({f"{i}.weight": np.full((1024, 1024), i, np.float32) for i in range(24)}, tmp_path, "17MB")
+    """Model and one shard: 96 MB from shards of 16 MB, half of it cast; in a process of its own, which cannot import torch."""
+    state = {f"{i}.weight": np.full((1024, 1024), i, np.float64 if i % 2 else np.float32) for i in range(24)}
+    save_sharded(state, tmp_path, "17MB")
     code = f"""
 import sys
 sys.modules["torch"] = None
