@@ -1,6 +1,8 @@
 """Every named error: its text says what happened, where (the path in the model, or the user's line), and what to write instead."""
 
+import pickle
 import tempfile
+import zipfile
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +42,36 @@ def damaged():
         with open(f"{folder}/step_00000003/arrays-00001-of-00001.safetensors", "ab") as file:
             file.write(b"x")
         manager.restore({}, step=3)
+
+
+def checkpoint():
+    with tempfile.TemporaryDirectory() as folder:
+        with objnet.io.CheckpointManager(folder) as manager:
+            manager.save(3, {})
+            objnet.io.CheckpointManager(folder).save(4, {})
+
+
+def folder_of_weights():
+    with tempfile.TemporaryDirectory() as folder:
+        objnet.io.open_folder(folder)
+
+
+def immutable():
+    nn.functional.batch_norm(X, jnp.zeros(3), jnp.ones(3), training=True)
+
+
+def not_safetensors():
+    with tempfile.TemporaryDirectory() as folder:
+        with open(f"{folder}/x.safetensors", "wb") as file:
+            file.write(b"no header at all")
+        objnet.io.load_file(f"{folder}/x.safetensors")
+
+
+def not_of_torch():
+    with tempfile.TemporaryDirectory() as folder:
+        with zipfile.ZipFile(f"{folder}/x.pt", "w") as archive:
+            archive.writestr("x/data.pkl", pickle.dumps(Net, 2))
+        objnet.load(f"{folder}/x.pt")
 
 
 def creation():
@@ -163,6 +195,12 @@ def static():
     objnet.jit(count)()
 
 
+def detached():
+    model = Net()
+    loss = model(X).sum()
+    objnet.backward(lambda: loss * 2)
+
+
 def mismatch():
     net = objnet.transform_with_state(lambda x: Net()(x))
     params, state = net.init(jax.random.key(0), X)
@@ -208,10 +246,16 @@ def write():
 WHERE = r"\(at .*test_errors\.py:\d+\)"
 CASES = {
     errors.BackwardError: (backward, ["loss.backward\\(\\) was called on a jax array", WHERE, "objnet.backward\\(lambda"]),
-    errors.CheckpointError: (damaged, ["step_00000003 is damaged", "arrays-00001-of-00001.safetensors has"]),
+    errors.CheckpointError: (checkpoint, ["being written by|writ"]),
+    errors.DamagedCheckpointError: (damaged, ["step_00000003 is damaged", "arrays-00001-of-00001.safetensors has"]),
     errors.CompiledCallError: (compiled_call, ["manual_seed was called inside a transform", WHERE, "seed outside"]),
     errors.CreationError: (creation, ["shape \\(7, 7\\)", WHERE, "keep the shape"]),
+    errors.DetachedLossError: (detached, ["does not require grad", WHERE, "objnet.backward\\(lambda: criterion"]),
     errors.ExportError: (exported, ["running_mean", 'weights="out"']),
+    errors.FolderError: (folder_of_weights, ["model.safetensors"]),
+    errors.ImmutableArrayError: (immutable, ["running_mean", WHERE]),
+    errors.SafetensorError: (not_safetensors, ["x.safetensors", "header"]),
+    errors.TorchFileError: (not_of_torch, ["x.pt", "Net|pickle"]),
     errors.GradientDroppedError: (dropped, ["'fc.weight'", "consumed inside a compiled step", WHERE, "keep_grads=True"]),
     errors.IntegerRangeError: (integers, ["1099511627776", "jax_enable_x64|64-bit"]),
     errors.LeakedTracerError: (leaked, ["used outside the transform it belongs to", WHERE, "pass the parameter as an argument"]),
@@ -258,7 +302,7 @@ def test_functions_that_are_traced_at_every_call_warn():
 
         @objnet.jit
         def loss(self, x):
-            return self.model(x).sum()
+            return self.model(x).sum() * (1 if len(self.losses) < 100 else 2)
 
     trainer = Trainer()
     with pytest.warns(errors.RetracingWarning, match=r"traced 16 times for the same arguments.*explain=True"):

@@ -23,7 +23,7 @@ import numpy as np
 
 from objnet.core import attention, frame, precision, reads, scope, settings
 from objnet.core.names import modules, names_in
-from objnet.core.reads import EVERYTHING, Reads
+from objnet.core.reads import EVERYTHING, Names, Reads
 from objnet.core.variable import Parameter, Variable
 
 _SCALARS = frozenset({bool, int, float, complex, str, bytes, type(None), type(Ellipsis), type(NotImplemented), range, slice})
@@ -306,6 +306,19 @@ class Capture:
         names = EVERYTHING if self._library(kind.__module__) else self._read(kind)
         # the mode is kept, which users think of as the whole model's
         return tuple((k, self.visit(plain[k])) for k in sorted(plain) if names is EVERYTHING or k in names or k == "training")
+
+    def left_out(self, more: Names) -> bool:
+        """Whether there are objects that this walk has not met under these attributes."""
+        owners = [(value, space) for value, space, _ in self.instances]
+        owners += [(value, value.__objnet_plain__()) for value in self.objects if hasattr(type(value), "__objnet_plain__")]
+        owners += [(value, {k: slot(value, k) for k in slots}) for value, slots, _ in self.slotted]
+        for value, space in owners:
+            names = more.get(type(value), frozenset())
+            for name in space if names is EVERYTHING else names:
+                held = space.get(name)
+                if not (type(held) in _SCALARS or isinstance(held, (Variable, jax.Array)) or id(held) in self._seen):
+                    return True
+        return False
 
     def _read(self, kind: type) -> frozenset[str] | None:
         """The attributes to look at on instances of a class."""

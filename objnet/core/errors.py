@@ -40,6 +40,10 @@ class LeakedTracerError(TransformError):
     """A traced value was used outside the transform it belongs to."""
 
 
+class DetachedLossError(ObjnetError, RuntimeError):
+    """The loss to differentiate depends on no parameter that requires grad, so that nothing would be trained."""
+
+
 class NonEmptyStateError(ObjnetError, ValueError):
     """State was met by a transform that carries none."""
 
@@ -136,6 +140,26 @@ class CheckpointError(ObjnetError, ValueError):
     """A checkpoint is damaged, of an unknown format, or being written by another."""
 
 
+class DamagedCheckpointError(CheckpointError):
+    """Some of a checkpoint is missing or not what was written."""
+
+
+class SafetensorError(ObjnetError, ValueError):
+    """A file that is damaged, cut short or hostile, or content that the format cannot express."""
+
+
+class TorchFileError(SafetensorError):
+    """A file of ``torch.save`` that is damaged, hostile or holds more than tensors and plain values; or is no safetensors file."""
+
+
+class FolderError(SafetensorError):
+    """A folder of weights whose files are missing, damaged, or do not hold what its index says; it lists all faults."""
+
+
+class ImmutableArrayError(ObjnetError, TypeError):
+    """A function that writes to its argument in torch was given a bare array, where the write would be lost."""
+
+
 class NonFiniteError(ObjnetError, FloatingPointError):
     """A NaN (or an infinity) appeared while ``objnet.debug.nans`` was watching."""
 
@@ -158,6 +182,15 @@ def torch_tensor() -> TypeError:
     return TypeError(
         f"got a torch.Tensor where a jax array is wanted{where()}: pass jax.numpy.asarray(tensor.detach().numpy()). A DataLoader gives "
         "numpy arrays with collate_fn=objnet.data.numpy_collate, and through objnet.data.prefetch(loader) jax arrays."
+    )
+
+
+def detached() -> DetachedLossError:
+    return DetachedLossError(
+        f"the loss depends on no parameter that requires grad{where()} (torch: element 0 of tensors does not require grad and does "
+        "not have a grad_fn). Only what runs inside the function is differentiated: objnet.backward(lambda: criterion(model(x), y)), "
+        "not loss = criterion(model(x), y) before it, which is a constant by then. Otherwise all parameters are frozen "
+        "(requires_grad_(False)), or the result was cut off (.detach(), stop_gradient, rounding)."
     )
 
 

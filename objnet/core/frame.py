@@ -98,6 +98,7 @@ class Frame:
         self.first: dict[Variable, Any] = {}  # inside a pure function: what was created here, before it was written again
         self.offered: dict[Variable, None] = {}  # given to what may turn out not to read them
         self.consumed: dict[Variable, None] = {}  # gradients an optimizer has used up
+        self.zeroed: dict[Variable, None] = {}  # gradients filled with zeros if they are there, which so matter afterwards
         self.undo: list[Callable[[], None]] = []
         self.reserved: list[Any] = []  # random keys split off in advance, for draws right here
         self.parent: Frame | None = None
@@ -240,6 +241,13 @@ class Frame:
         frame: Frame | None = self
         while frame is not None:
             frame.consumed[variable] = None
+            frame = frame.parent
+
+    def zero(self, variable: Variable) -> None:
+        """Note that a gradient is filled with zeros if it is there."""
+        frame: Frame | None = self
+        while frame is not None:
+            frame.zeroed[variable] = None
             frame = frame.parent
 
     def bind(self, variable: Variable | None = None) -> None:

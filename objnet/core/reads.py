@@ -19,6 +19,7 @@ from typing import Any
 # What hands out the attributes as a whole, or to C code that takes them without asking the class.
 _WHOLE = frozenset({"__dict__", "__getstate__", "__reduce__", "__reduce_ex__"})
 EVERYTHING = None  # in place of names
+Names = Mapping[type, frozenset[str] | None]
 
 _lock = threading.Lock()
 _installed: dict[type, int] = {}  # how many recordings a class tells
@@ -104,7 +105,7 @@ def recording(kinds: Iterable[type]) -> Iterator[dict[type, set[str]]]:
 class Reads:
     """What the traces of one function have read so far: names by class."""
 
-    def __init__(self, names: Mapping[type, frozenset[str] | None] = MappingProxyType({})) -> None:
+    def __init__(self, names: Names = MappingProxyType({})) -> None:
         self._names: weakref.WeakKeyDictionary[type, frozenset[str] | None] = weakref.WeakKeyDictionary(names)
         _all.add(self)
 
@@ -112,23 +113,24 @@ class Reads:
         """The names read on instances of a class; EVERYTHING where that is not known."""
         return self._names.get(kind, EVERYTHING)
 
-    def add(self, found: Mapping[type, set[str]], known: Mapping[type, frozenset[str] | None], finished: bool = True) -> bool:
-        """Add what one trace has read; whether that is more than ``known``, the names that its capture looked at.
+    def add(self, found: Mapping[type, set[str]], known: Names, finished: bool = True) -> Names:
+        """Add what one trace has read; what of it is beyond ``known``, which its capture looked at.
 
         A trace that did not get to its end tells nothing of classes none has been through with.
         """
-        more = False
+        more: dict[type, frozenset[str] | None] = {}
         for kind, names in found.items():
             whole = not _WHOLE.isdisjoint(names)
             before = known.get(kind, EVERYTHING)
             if before is EVERYTHING and not finished:
                 continue
-            more |= before is not EVERYTHING and (whole or not names <= before)
+            if before is not EVERYTHING and (whole or not names <= before):
+                more[kind] = EVERYTHING if whole else names - before
             held = self._names.get(kind, frozenset())
             self._names[kind] = EVERYTHING if whole or held is EVERYTHING else held | names
         return more
 
-    def tell_more(self, known: Mapping[type, frozenset[str] | None]) -> bool:
+    def tell_more(self, known: Names) -> bool:
         """Whether more can be left out than a capture that looked at ``known`` did."""
         return any(names is EVERYTHING and self.of(kind) is not EVERYTHING for kind, names in known.items())
 

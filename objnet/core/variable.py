@@ -283,6 +283,17 @@ class Parameter(TensorMethods, Variable):
                 )
         frame.set(self._grad, value)
 
+    def _zero_grad(self, set_to_none: bool) -> None:
+        """Clear the gradient, or fill one that is there with zeros; one that was dropped is not asked for its value."""
+        if set_to_none:
+            self.grad = None
+            return
+        inner = frame.current()
+        if inner is not None:
+            inner.zero(self._grad)
+        if self._grad._peek() is DROPPED or frame.get(self._grad) is not None:
+            self.grad = jnp.zeros(self.shape, self.dtype)
+
     def register_hook(self, hook: Any) -> RemovableHandle:
         """Run ``hook(gradient)`` whenever the gradient with respect to this parameter is taken (torch).
 

@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from objnet.core.errors import FolderError, SafetensorError
 from objnet.core.mapped import LazyMapping, MappedArray, MappedFile
 from objnet.core.placement import place
-from objnet.io.header import DTYPES, SafetensorError, is_torch
+from objnet.io.header import DTYPES, is_torch
 from objnet.io.placing import to_jax
 from objnet.io.safetensors import SafetensorFile
 from objnet.io.torch_file import read_torch
@@ -23,10 +24,6 @@ from objnet.io.torch_file import read_torch
 _LAYOUTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 _MAX_INDEX_BYTES = 2**28
 _Array = np.ndarray[Any, Any]
-
-
-class FolderError(SafetensorError):
-    """A folder of weights whose files are missing, damaged, or do not hold what its index says; it lists all faults."""
 
 
 def open_folder(path: str | os.PathLike[str]) -> WeightsFolder:

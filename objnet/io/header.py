@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from objnet.core.errors import SafetensorError, TorchFileError
+
 MAX_HEADER_BYTES = 100_000_000
 _ZIP = b"PK\x03\x04"
 _MAX_RANK = 64  # numpy's own limits, past which a shape cannot be an array
@@ -45,14 +47,6 @@ NAMES = {dtype.name: name for name, dtype in DTYPES.items() if dtype is not None
 _ALIGNMENT = {name: rank for rank, name in enumerate(DTYPES)}
 _BITS = {name: 8 * dtype.itemsize for name, dtype in DTYPES.items() if dtype is not None}
 _BITS |= {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
-
-
-class SafetensorError(ValueError):
-    """A file that is damaged, cut short or hostile, or content that the format cannot express."""
-
-
-class TorchFileError(SafetensorError):
-    """A file of ``torch.save`` that is damaged, hostile or holds more than tensors and plain values; or is no safetensors file."""
 
 
 class TensorInfo(NamedTuple):

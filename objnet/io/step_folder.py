@@ -30,10 +30,6 @@ _MANIFEST = "manifest.json"
 _TEMPORARY = ".objnet-"  # what a killed writer leaves begins so
 
 
-class Damaged(errors.CheckpointError):
-    """Some of a checkpoint is missing or not what was written."""
-
-
 def write(
     folder: str, name: str, tree: str | None, arrays: Mapping[str, Any], shard_bytes: int, about: Mapping[str, Any]
 ) -> None:
@@ -96,7 +92,7 @@ def is_undamaged(path: str) -> bool:
     """
     try:
         StepFolder(path)
-    except (FileNotFoundError, Damaged):
+    except (FileNotFoundError, errors.DamagedCheckpointError):
         return False
     except errors.CheckpointError:
         pass
@@ -107,7 +103,7 @@ class StepFolder:
     """A checkpoint opened for reading, every file of it checked against the manifest.
 
     Raises:
-        Damaged: listing all that is damaged or missing. CheckpointError: for a format this objnet does not know.
+        DamagedCheckpointError: listing all that is damaged or missing. CheckpointError: for a format this objnet does not know.
         OSError: if it cannot be read.
     """
 
@@ -121,18 +117,20 @@ class StepFolder:
             expected = {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in files.items()}
             tree, digest = self.manifest["structure"], self.manifest.pop("sha256", None)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise Damaged(f"{path} is damaged: {_MANIFEST} is no manifest ({error!r})") from error
+            raise errors.DamagedCheckpointError(f"{path} is damaged: {_MANIFEST} is no manifest ({error!r})") from error
         if version != FORMAT:
             raise errors.CheckpointError(
                 f"{path} has format {version!r}, written by objnet {self.manifest.get('objnet')}; this is objnet {__version__}, "
                 f"which reads format {FORMAT}: load it with that version"
             )
         if digest != _digest(self.manifest):
-            raise Damaged(f"{path} is damaged: {_MANIFEST} has SHA-256 {_digest(self.manifest)}, not {digest}")
+            raise errors.DamagedCheckpointError(
+                f"{path} is damaged: {_MANIFEST} has SHA-256 {_digest(self.manifest)}, not {digest}"
+            )
         problems = [problem for name, (size, digest) in expected.items() if (problem := _damage(path, name, size, digest))]
         if problems:
             listed = "\n  ".join(problems)
-            raise Damaged(f"{path} is damaged:\n  {listed}")
+            raise errors.DamagedCheckpointError(f"{path} is damaged:\n  {listed}")
         self._tree = tree
         self._where: dict[str, tuple[SafetensorFile, MappedFile]] = {}
         for name in expected:
@@ -147,14 +145,14 @@ class StepFolder:
             place: makes of each array, a :class:`MappedArray`, the one to hand out; numpy's own come as copies.
 
         Raises:
-            Damaged: if the tree does not fit the arrays.
+            DamagedCheckpointError: if the tree does not fit the arrays.
         """
         if self._tree is None:
             return {name: place(self._get(name)) for name in self._where}
         try:
             return decode(self._tree, self._where, self._get, place)
         except SafetensorError as error:
-            raise Damaged(f"{self.path} is damaged: {error}") from error
+            raise errors.DamagedCheckpointError(f"{self.path} is damaged: {error}") from error
 
     def _get(self, name: str) -> np.ndarray[Any, Any]:
         file, mapped = self._where[name]

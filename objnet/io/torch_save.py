@@ -28,8 +28,8 @@ _Path = tuple[Any, ...]
 def save_torch(obj: Any, path: str | os.PathLike[str] | BinaryIO) -> None:
     """Save arrays and plain Python values as a file for ``torch.load(path, weights_only=True)`` (as ``torch.save``).
 
-    Arrays become tensors of the same dtype and shape; one array in several places becomes tensors that share a storage. An
-    existing file is replaced only when the new one is complete on disk.
+    Arrays become tensors of the same dtype and shape; one array in several places (tied weights) becomes tensors that share a
+    storage, but not in an optimizer's state dict, nor 0-d ones: torch counts steps up in place. An existing file is replaced only when the new one is complete on disk.
 
     Args:
         obj: jax or numpy arrays, Parameters (as plain tensors), None, bool, int, float, complex, str, bytes and dtypes, in
@@ -61,6 +61,7 @@ class _PickleWriter:
         self._out = bytearray(b"\x80\x02")
         self._memo: dict[Any, int] = {}
         self._keys: dict[int, str] = {}
+        self._apart = 0  # the depth of dicts in which no two tensors share a storage
 
     def write(self, obj: Any) -> bytes:
         self._value(obj, ())
@@ -99,7 +100,10 @@ class _PickleWriter:
             out += b"e\x85R"
         elif kind is dict:
             out += b"}"
+            optimizer = {"state", "param_groups"} <= value.keys()
+            self._apart += optimizer
             self._pairs(value, path)
+            self._apart -= optimizer
         elif kind is Counter:
             self._global("collections", "Counter")
             out += b"}"
@@ -166,7 +170,7 @@ class _PickleWriter:
         self._value(tuple(int(number) for number in numbers), ())
 
     def _storage(self, array: Any) -> str:
-        if id(array) not in self._keys:
+        if id(array) not in self._keys or self._apart or not array.shape:
             self._keys[id(array)] = str(len(self.storages))
             self.storages.append(array)  # which keeps it alive, so that no other gets its id
         return self._keys[id(array)]

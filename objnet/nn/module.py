@@ -184,7 +184,7 @@ class Module(Attributes, Traversal, Serialization, Hooks, TorchOnlyMethods):
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear every ``p.grad`` (or fill it with zeros)."""
         for parameter in self.parameters():
-            zero_grad(parameter, set_to_none)
+            parameter._zero_grad(set_to_none)
 
     # -- dtypes and devices --------------------------------------------------------------------------------------------
 
@@ -271,6 +271,12 @@ class Module(Attributes, Traversal, Serialization, Hooks, TorchOnlyMethods):
             self._captured_hooks(visit),
         )
 
+    def __objnet_create__(self, kind: str, name: str, value: Any) -> None:
+        """Attach state that a compiled function has made."""
+        if kind == "_buffers" and name not in self._buffers:
+            self.register_buffer(name, value, name not in self._non_persistent_buffers_set)
+        setattr(self, name, value)
+
     # -- printing and copying ------------------------------------------------------------------------------------------
 
     def _get_name(self) -> str:
@@ -312,14 +318,6 @@ class Module(Attributes, Traversal, Serialization, Hooks, TorchOnlyMethods):
 
 
 _REGISTRIES = frozenset({"_parameters", "_buffers", "_non_persistent_buffers_set", "_arrays", "_modules", *HOOKS})
-
-
-def zero_grad(parameter: Parameter, set_to_none: bool) -> None:
-    """Clear one gradient, without reading one that was dropped."""
-    if set_to_none or parameter._grad._peek() is None:
-        parameter.grad = None
-    else:
-        parameter.grad = jnp.zeros(parameter.shape, parameter.dtype)
 
 
 def _block(name: str, lines: list[str]) -> str:

@@ -254,6 +254,8 @@ class ParamGroup(dict[str, Any]):
     # -- being a dict --------------------------------------------------------------------------------------------------
 
     def __getitem__(self, key: str) -> Any:
+        if key not in self:
+            self._kind._check_key(key, self._known)
         value = dict.__getitem__(self, key)
         found = numbers_of(key, value) if key != "params" else {}
         if not found or not tracing():
@@ -265,6 +267,8 @@ class ParamGroup(dict[str, Any]):
         return inside[key] if is_number(value) else type(value)(inside[name] for name in found)
 
     def __setitem__(self, key: str, value: Any) -> None:
+        self._kind._check_key(key, self._known)
+
         def change() -> None:
             if key == "params":
                 new: Any = Params([value] if isinstance(value, Parameter) else value)

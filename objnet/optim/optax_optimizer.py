@@ -66,6 +66,14 @@ class Optax(Optimizer):
         self.param_groups[0] = ParamGroup(type(self), {**group, **self.defaults}, self.defaults, names)
         epoch.advance()
 
+    @staticmethod
+    def _check_key(key: str, known: Iterable[str]) -> None:
+        if key == "lr" and key not in known:
+            raise KeyError(
+                f"this Optax has no 'lr' to read, set or schedule{errors.where()}: the numbers of its transformation are part of the "
+                "program. Make them data: optim.Optax(params, optax.inject_hyperparams(optax.sgd)(learning_rate=0.1))"
+            )
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Only the constructor's: a transformation's state is made for all its parameters at once.
 

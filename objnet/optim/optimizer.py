@@ -40,7 +40,9 @@ class Optimizer(OptimizerSerialization, OptimizerHooks):
     """Base class of all optimizers (torch's ``optim.Optimizer``).
 
     A subclass states its maths in ``_options``, ``_derive``, ``_slots``, ``_shared``, ``_schedule`` and ``_rule``, all static
-    functions.
+    functions. One moved over from torch may define ``step`` instead, and keep arrays and numbers in ``self.state[p]``; in it
+    ``p.grad`` is a jax array, ``p.add_(...)`` and ``p.data = ...`` write the parameter, and ``group["lr"]`` is a number (in compiled
+    functions an array, so that schedulers reach it).
 
     Args:
         params: Parameters, (name, Parameter) pairs, or dicts with ``"params"`` and hyper-parameters of their own.
@@ -98,6 +100,10 @@ class Optimizer(OptimizerSerialization, OptimizerHooks):
 
     def _check_group(self, group: Mapping[str, Any]) -> None:
         """Raise ValueError for what a group of this optimizer cannot be."""
+
+    @staticmethod
+    def _check_key(key: str, known: Iterable[str]) -> None:
+        """Raise KeyError for what a group cannot have beside the ``known`` hyper-parameters."""
 
     def _first(self, name: str) -> float:
         """What the array ``name`` starts as, everywhere."""
@@ -165,9 +171,32 @@ class Optimizer(OptimizerSerialization, OptimizerHooks):
         return [p for group in self.param_groups for p in group.params]
 
     @property
+    def _keeps_its_own(self) -> bool:
+        """Whether this is a subclass of the user's with a ``step`` of its own, which puts into ``state`` what it likes."""
+        kind = type(self)
+        return kind._slots is Optimizer._slots and kind._make_cells is Optimizer._make_cells
+
+    def _group_of(self, parameter: Parameter) -> ParamGroup:
+        return next(group for group in self.param_groups if any(p is parameter for p in group.params))
+
+    def _is_own(self, parameter: Parameter, name: str) -> bool:
+        """Whether this optimizer's maths keeps something of this name for a parameter."""
+        options = self._group_of(parameter).options
+        slots = self._slots(options, tuple(parameter.shape))
+        return name in slots or (bool(slots) and (name == "step" or name in self._shared(options)))
+
+    @property
     def state(self) -> State:
-        """From each parameter that has been stepped to its arrays by torch's names, to read."""
+        """From each parameter that has been stepped to its arrays by torch's names."""
         return State(self)
+
+    @state.setter
+    def state(self, state: Mapping[Parameter, Mapping[str, Any]]) -> None:
+        given = {p: dict(values) for p, values in state.items()}
+        for p in self._held():
+            self.state[p] = given.pop(p, {})
+        for p in given:
+            self.state[p]  # which refuses it
 
     # -- stepping ------------------------------------------------------------------------------------------------------
 
@@ -190,6 +219,7 @@ class Optimizer(OptimizerSerialization, OptimizerHooks):
 
         Raises:
             TypeError: for anything else. StructureMismatchError: for gradients that do not fit, before anything changes.
+            DetachedLossError: for a closure whose loss depends on no parameter that requires grad.
         """
         note(self)
         args: tuple[Any, ...] = (self,) if closure is None else (self, closure)
@@ -230,6 +260,8 @@ class Optimizer(OptimizerSerialization, OptimizerHooks):
         found = differentiate(closure, parameters=[p for p in held if p.requires_grad], has_aux=has_aux)
         after = [p._grad._peek() for p in held]
         own = any(new is not old and new is not None for new, old in zip(after, before, strict=True))  # as torch's closures do
+        if found.detached and not own:
+            raise errors.detached()
         gradients = self._own() if own else {p: g for p, g in found.parameters.items() if g is not None}
         return _Evaluation(found.value, found.aux, gradients, own)
 
@@ -305,14 +337,17 @@ class Optimizer(OptimizerSerialization, OptimizerHooks):
     def _make_cells(self, group: ParamGroup, params: Iterable[Parameter]) -> None:
         """Make the count of steps and the arrays that are missing."""
         local = group.local()
+        names = ("step", *self._shared(group.options))
         shared: Cells = {}
         for p in params:
             cells = self._cells.get(p, {})
-            missing = {name: shape for name, shape in self._slots(group.options, p.shape).items() if name not in cells}
-            if missing:
-                if not cells:
-                    shared = shared or new_shared(self._shared(group.options), group.placement, local)
-                    cells = dict(shared)
+            slots = self._slots(group.options, p.shape)
+            missing = {name: shape for name, shape in slots.items() if name not in cells}
+            begins = bool(slots) and any(name not in cells for name in names)
+            if begins:
+                shared = shared or new_shared(self._shared(group.options), group.placement, local)
+                cells = {**shared, **{name: cell for name, cell in cells.items() if name not in shared}}
+            if begins or missing:
                 made = {name: new_cell(p, shape, self._first(name), local) for name, shape in missing.items()}
                 self._cells[p] = named(p, cells | made)
                 epoch.advance()
@@ -320,10 +355,7 @@ class Optimizer(OptimizerSerialization, OptimizerHooks):
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear every ``p.grad``, or with ``set_to_none=False`` fill those there are with zeros."""
         for p in self._held():
-            if set_to_none or frame.get(p._grad) is None:
-                p.grad = None
-            else:
-                p.grad = jnp.zeros(p.shape, p.dtype)
+            p._zero_grad(set_to_none)
 
     @classmethod
     def as_optax(cls, **options: Any) -> optax.GradientTransformation:
@@ -356,6 +388,10 @@ class Optimizer(OptimizerSerialization, OptimizerHooks):
             tuple(visit(hook) for kind in ("step_pre", "step_post") for hook in self._hooks_of(kind)),
             tuple((k, visit(v)) for k, v in extra.items()),
         )
+
+    def __objnet_create__(self, kind: str, name: tuple[int, str], value: Any) -> None:
+        """Keep what a compiled function has begun to keep."""
+        self.state[self._held()[name[0]]][name[1]] = value
 
     def __setattr__(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)

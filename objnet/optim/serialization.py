@@ -14,6 +14,7 @@ from objnet.core.foreign import to_host_or_jax
 from objnet.core.variable import Parameter, Variable
 from objnet.optim.cells import Cells, named
 from objnet.optim.groups import ParamGroup, check_kind, plain
+from objnet.optim.state import settled
 
 # What torch fills in when a state dict of an older version lacks it.
 _ADDED_LATER = {
@@ -75,7 +76,9 @@ class OptimizerSerialization:
             names = ("step", *type(self)._shared(group.options))  # type: ignore[attr-defined]
             lots: dict[tuple[float, ...], Cells] = {}
             for p in group.params:
-                if arrays[p]:
+                if arrays[p] and self._keeps_its_own:  # type: ignore[attr-defined]
+                    self._cells[p] = named(p, {k: Variable(v) for k, v in arrays[p].items()})
+                elif arrays[p]:
                     numbers = tuple(arrays[p].pop(name) for name in names)
                     if numbers not in lots:
                         placed = (Variable(jax.device_put(np.float32(number), group.placement)) for number in numbers)
@@ -139,6 +142,8 @@ class OptimizerSerialization:
         if not arrays:
             return {}
         value = p._read()
+        if self._keeps_its_own:  # type: ignore[attr-defined]
+            return {name: settled(array, f"{where}: {name!r}", value) for name, array in arrays.items()}
         slots = type(self)._slots(options, value.shape)  # type: ignore[attr-defined]
         saves_steps = self._saves_steps  # type: ignore[attr-defined]
         shared = ("step", *type(self)._shared(options))  # type: ignore[attr-defined]

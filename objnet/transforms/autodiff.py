@@ -121,6 +121,8 @@ class Derivative(NamedTuple):
     aux: Any
     arguments: tuple[Any, ...]
     parameters: dict[Parameter, Any]
+    detached: bool  # whether it depends on no trainable parameter, of these or others
+    untouched: bool  # whether none was even read or written
 
 
 def differentiate(
@@ -200,7 +202,9 @@ def _differentiate(
     for p, g in by_parameter.items():
         if g is not None and p._backward_hooks:
             by_parameter[p] = run_gradient_hooks(p._backward_hooks, g)
-    return Derivative(value, aux, tuple(argument_grads), by_parameter)
+    touched = [v for v in (*inner.read, *inner.written) if isinstance(v, Parameter) and v.requires_grad]
+    detached = not reached and all(v in by_parameter for v in touched)
+    return Derivative(value, aux, tuple(argument_grads), by_parameter, detached, not touched)
 
 
 def _split_aux(result: Any) -> tuple[Any, Any]:
@@ -304,7 +308,8 @@ def value_and_grad(
             the gradients are the pair (arguments, parameters).
 
     Raises:
-        TypeError: for a result that is no scalar, or a ``wrt`` that holds no Parameters.
+        TypeError: for a result that is no scalar, or a ``wrt`` that holds no Parameters. DetachedLossError: for parameters alone,
+        where the function reads none that requires grad.
     """
     if function is None:
         return functools.partial(value_and_grad, argnums=argnums, has_aux=has_aux, holomorphic=holomorphic, wrt=wrt)
@@ -323,6 +328,8 @@ def value_and_grad(
         found = differentiate(
             function, args, kwargs, argnums=arrays, parameters=parameters, has_aux=has_aux, holomorphic=holomorphic
         )
+        if found.untouched and parameters and not arrays:
+            raise errors.detached()
         by_array = dict(zip(arrays, found.arguments, strict=True))
         of_args = tuple(modules[n].shape(found.parameters) if n in modules else by_array[n] for n in positions)
         grads: Any = of_args[0] if single else of_args
@@ -371,7 +378,8 @@ def backward(closure: Callable[[], Any], inputs: Any = None) -> jax.Array:
         inputs: the Parameters (or a Module) to take gradients for; by default all trainable ones the closure reads.
 
     Raises:
-        TypeError: if ``closure`` is no function or its result no scalar.
+        TypeError: if ``closure`` is no function or its result no scalar. DetachedLossError: if it depends on no parameter that
+        requires grad.
     """
     if not callable(closure):
         raise TypeError(
@@ -383,6 +391,8 @@ def backward(closure: Callable[[], Any], inputs: Any = None) -> jax.Array:
         found = differentiate(closure, parameters=likely, discover=True)
     else:
         found = differentiate(closure, parameters=_targets(inputs).parameters())
+    if found.detached:
+        raise errors.detached()
     accumulate(found.parameters)
     return found.value
 

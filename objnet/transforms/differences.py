@@ -96,12 +96,20 @@ def _arguments(old: Any, new: Any, function: Any) -> Iterator[Cause]:
             static = any(kind not in (None, _ABSENT) and not is_dynamic(kind) for kind in kinds)
             yield Cause("static argument" if static else "argument", name, *map(_argument, kinds))
     if before == now:
-        yield Cause("argument", "containers", str(old[0]), str(new[0]))
+        yield Cause("argument", "containers", *map(_containers, (old, new)))
+
+
+def _has_structure(shape: Any) -> bool:
+    return isinstance(shape, tuple) and len(shape) == 2 and isinstance(shape[0], jax.tree_util.PyTreeDef)
+
+
+def _containers(shape: Any) -> str:
+    return str(shape[0]) if _has_structure(shape) else "jax arrays by position alone"
 
 
 def _by_name(shape: Any, function: Any) -> dict[str, Any]:
     """From each argument leaf's name to its kind, of the part of a key that tells the structure of the arguments."""
-    if not (isinstance(shape, tuple) and len(shape) == 2 and isinstance(shape[0], jax.tree_util.PyTreeDef)):
+    if not _has_structure(shape):
         kinds = (None,) * shape if isinstance(shape, int) else shape
         shape = jax.tree.structure(((0,) * len(kinds), {})), kinds
     return dict(zip(leaf_names(function, shape[0]), shape[1], strict=True))

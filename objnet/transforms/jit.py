@@ -35,6 +35,7 @@ from objnet.transforms.lowering import Lowered, lower
 from objnet.transforms.program import (
     Binding,
     Program,
+    ReadMore,
     Relayout,
     has_callback,
     in_progress,
@@ -42,7 +43,7 @@ from objnet.transforms.program import (
     refuse_dropped,
     replay,
 )
-from objnet.transforms.tracing import ReadMore, Traceable, relatives, under_plain_jit, unwrapped
+from objnet.transforms.tracing import Traceable, relatives, under_plain_jit, unwrapped
 
 _SET = Variable._value.__set__  # type: ignore[attr-defined]
 _GET = attrgetter("_value")
@@ -218,10 +219,7 @@ class Compiled(Traceable):
         """Attach new state, repeat what the function did to plain attributes, and note which values were handed out."""
         layout = binding.program.layout
         for (i, kind, name), value in zip(layout.created, created, strict=True):
-            holder: Any = binding.objects[i]()
-            if kind == "_buffers" and name not in holder._buffers:
-                holder.register_buffer(name, value, name not in holder._non_persistent_buffers_set)
-            setattr(holder, name, value)
+            binding.objects[i]().__objnet_create__(kind, name, value)
         for i, name, value in layout.attributes:
             setattr(binding.objects[i](), name, value)
         if layout.gradients:
@@ -279,7 +277,7 @@ class Compiled(Traceable):
                 continue
             except ReadMore:
                 continue
-            if found.changed or capture.imports() or self._reads.tell_more(capture.kinds):
+            if found.changed or found.more or capture.imports() or self._reads.tell_more(capture.kinds):
                 capture, facts = self._capture(statics)
                 reachable = list(dict.fromkeys([*capture.variables, key_stream]))
             lifted = list(dict.fromkeys([*reachable, *traced]))

@@ -13,8 +13,7 @@ from objnet.core import errors, frame
 from objnet.core.reads import Reads
 from objnet.core.rng import key_stream
 from objnet.core.variable import Variable
-from objnet.transforms.program import Binding, Relayout, in_progress
-from objnet.transforms.tracing import ReadMore
+from objnet.transforms.program import Binding, ReadMore, Relayout, in_progress
 
 
 class Lowered:

@@ -13,6 +13,7 @@ import numpy as np
 from objnet.core import errors, frame
 from objnet.core.capture import Capture
 from objnet.core.frame import DROPPED, UNSET
+from objnet.core.reads import Names
 from objnet.core.rng import key_stream
 from objnet.core.variable import Gradient, Variable
 from objnet.core.watch import Watch
@@ -21,6 +22,10 @@ from objnet.transforms.compiler import default_options
 
 _NUMBERS = (int, float, complex)
 in_progress = threading.local()  # .call is what a trace needs of the call in progress
+
+
+class ReadMore(frame.Abort):
+    """A trace read attributes that the capture before it, going by the traces before, had left out: to be done again."""
 
 
 class Relayout(frame.Abort):
@@ -160,6 +165,8 @@ def run_body(donated: list[Any], kept: list[Any], dynamic: tuple[Any, ...]) -> l
     found, result = compiled._trace(values, rebuild, dynamic, binding.kinds)
     if binding.program.layout.created:
         found.create_others(binding.out)
+    if found.more:
+        raise ReadMore
     if found.differs(binding):
         raise Relayout
     return [*(found.out[v] if v in found.out else values[v] for v in binding.out), *found.created_values, result]
@@ -167,6 +174,9 @@ def run_body(donated: list[Any], kept: list[Any], dynamic: tuple[Any, ...]) -> l
 
 class Found:
     """What one trace read and wrote."""
+
+    changed = False  # whether it changed what belongs to no program, such as a counter of traces
+    more: Names = {}  # attributes read that the capture had left out
 
     def __init__(self, inner: ProgramFrame, result: Any, values: dict[Variable, Any], leaves: Any, keep_grads: bool):
         written = {v: inner.values[v] for v in inner.written if v not in inner.created}
@@ -181,7 +191,7 @@ class Found:
         for v, value in written.items():
             if isinstance(v, Gradient) and value is None:
                 self.cleared.append(v)
-            elif isinstance(v, Gradient) and v in inner.consumed and not keep_grads:
+            elif isinstance(v, Gradient) and v in inner.consumed and not (keep_grads or v in inner.zeroed):
                 self.dropped.append(v)
             else:
                 self.out[v] = value

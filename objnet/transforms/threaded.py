@@ -96,7 +96,7 @@ class ThreadedFrame(frame.Frame):
 
     def _value_after(self, variable: Variable, before: Any) -> Any:
         value = self.values[variable]
-        if variable in self.consumed and before is None and variable not in self.read:
+        if variable in self.consumed and before is None and (variable not in self.read or variable in self.zeroed):
             return None  # a gradient an optimizer used up inside
         value = None if isinstance(value, frame.Sentinel) else value
         was, now = jax.tree.structure(before), jax.tree.structure(value)

@@ -8,25 +8,18 @@ from __future__ import annotations
 import functools
 import itertools
 import types
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 
 from objnet.core import errors, frame
 from objnet.core.capture import Capture
-from objnet.core.reads import Reads, recording
+from objnet.core.reads import Names, Reads, recording
 from objnet.core.variable import Parameter, Variable
 from objnet.core.watch import Snapshot
 from objnet.transforms.arguments import join
 from objnet.transforms.differences import NamedCapture
-from objnet.transforms.program import Found, ProgramFrame, initial
-
-Kinds = Mapping[type, frozenset[str] | None]
-
-
-class ReadMore(frame.Abort):
-    """A trace read attributes that the capture before it, going by the traces before, had left out: to be done again."""
+from objnet.transforms.program import Found, ProgramFrame, ReadMore, initial
 
 
 class Traceable:
@@ -81,6 +74,9 @@ class Traceable:
             if frame.is_leak(error):
                 raise frame.leaked_error() from error
             raise
+        if found[0].more and capture.left_out(found[0].more):
+            snapshot.restore()  # of which the snapshot knows not all
+            raise ReadMore
         changes = snapshot.changes()
         for key, owner, values, instance in changes:
             if instance is not None or not frame.is_concrete(values):
@@ -110,21 +106,15 @@ class Traceable:
     def _changed_names(values: Any) -> str:
         return f" ({', '.join(map(str, values))})" if isinstance(values, dict) and values else ""
 
-    def _trace(self, values: dict[Variable, Any], rebuild: Any, dynamic: Any, kinds: Kinds) -> tuple[Found, Any]:
-        """Run the user's function once over tracers, noting which attributes of instances of ``kinds`` it reads.
-
-        Raises:
-            ReadMore: it has read others than the capture looked at.
-        """
+    def _trace(self, values: dict[Variable, Any], rebuild: Any, dynamic: Any, kinds: Names) -> tuple[Found, Any]:
+        """Run the user's function once over tracers, noting which attributes of instances of ``kinds`` it reads."""
         with recording(kinds) as read:
             try:
                 traced = self._run_once(values, rebuild, dynamic)
             except BaseException:
                 self._reads.add(read, kinds, finished=False)
                 raise
-        if self._reads.add(read, kinds):
-            traced[0].drop_tracers()
-            raise ReadMore
+        traced[0].more = self._reads.add(read, kinds)
         return traced
 
     def _run_once(self, values: dict[Variable, Any], rebuild: Any, dynamic: Any) -> tuple[Found, Any]:

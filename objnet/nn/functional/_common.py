@@ -14,10 +14,6 @@ import numpy as np
 from objnet.core import errors
 
 
-class ImmutableArrayError(errors.ObjnetError, TypeError):
-    """A function that writes to its argument in torch was given a bare array, where the write would be lost."""
-
-
 def setter(what: str, target: Any, remedy: str) -> Callable[[jax.Array], None]:
     """The write of a Variable, for arguments torch changes in place.
 
@@ -26,7 +22,7 @@ def setter(what: str, target: Any, remedy: str) -> Callable[[jax.Array], None]:
     """
     write = getattr(target, "_set", None)
     if write is None:
-        raise ImmutableArrayError(f"{what} is written to, but a bare array{errors.where()} cannot change: {remedy}")
+        raise errors.ImmutableArrayError(f"{what} is written to, but a bare array{errors.where()} cannot change: {remedy}")
     return write
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 
 from objnet.core.variable import Buffer  # noqa: E402
-from objnet.nn.functional._common import ImmutableArrayError  # noqa: E402
+from objnet.errors import ImmutableArrayError  # noqa: E402
 from objnet.nn.functional.batchnorm import instance_norm, instance_norm_stats  # noqa: E402
 from objnet.nn.functional.response_norm import cross_map_lrn2d, local_response_norm  # noqa: E402
 from tests.nn.functional.outcome import normal  # noqa: E402

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 
 from objnet.core.variable import Parameter  # noqa: E402
-from objnet.nn.functional._common import ImmutableArrayError  # noqa: E402
+from objnet.errors import ImmutableArrayError  # noqa: E402
 from objnet.nn.functional.sparse import embedding, one_hot, renormalised  # noqa: E402
 from tests.nn.parity import assert_close, assert_parity, assert_same_error, to_torch  # noqa: E402
 
