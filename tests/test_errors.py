@@ -53,6 +53,8 @@ def checkpoint():
 
 def folder_of_weights():
     with tempfile.TemporaryDirectory() as folder:
+        with open(f"{folder}/model.safetensors.index.json", "w") as file:
+            file.write('{"weight_map": {"weight": "model-00001-of-00001.safetensors"}}')
         objnet.io.open_folder(folder)
 
 
@@ -252,7 +254,7 @@ CASES = {
     errors.CreationError: (creation, ["shape \\(7, 7\\)", WHERE, "keep the shape"]),
     errors.DetachedLossError: (detached, ["does not require grad", WHERE, "objnet.backward\\(lambda: criterion"]),
     errors.ExportError: (exported, ["running_mean", 'weights="out"']),
-    errors.FolderError: (folder_of_weights, ["model.safetensors"]),
+    errors.FolderError: (folder_of_weights, ["model-00001-of-00001.safetensors"]),
     errors.ImmutableArrayError: (immutable, ["running_mean", WHERE]),
     errors.SafetensorError: (not_safetensors, ["x.safetensors", "header"]),
     errors.TorchFileError: (not_of_torch, ["x.pt", "Net|pickle"]),

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from objnet.core import settings
+from objnet.core.foreign import own_dtype
 from objnet.core.tensor import TensorMethods
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -41,7 +42,7 @@ def autocast(
         device_type, dtype = None, device_type
     if dtype is None:
         dtype = jnp.float16 if str(device_type).partition(":")[0] in ("cuda", "gpu") else jnp.bfloat16
-    dtype = jnp.dtype(dtype)
+    dtype = jnp.dtype(own_dtype(dtype))
     if dtype not in (jnp.bfloat16, jnp.float16):
         raise RuntimeError(f"autocast computes in bfloat16 or float16, got {dtype}")
     value = dtype if enabled else None

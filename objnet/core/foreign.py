@@ -33,6 +33,12 @@ def is_torch_tensor(value: Any) -> bool:
     return any(c.__module__ == "torch" and c.__name__ == "Tensor" for c in type(value).__mro__)
 
 
+def own_dtype(dtype: Any) -> Any:
+    """The name of a dtype of torch's; anything else is given back."""
+    text = str(dtype)
+    return text.removeprefix("torch.") if type(dtype).__module__ == "torch" and text.startswith("torch.") else dtype
+
+
 def _from_torch(tensor: Any) -> np.ndarray:
     tensor = tensor.detach().cpu().contiguous()
     name = str(tensor.dtype).removeprefix("torch.")

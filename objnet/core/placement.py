@@ -32,6 +32,22 @@ def place(array: np.ndarray[Any, Any], dtype: Any, sharding: Any = None) -> jax.
         return jax.make_array_from_callback(array.shape, sharding, lambda index: _aligned_copy(array[index], dtype))
 
 
+def named_device(device: Any) -> Any:
+    """The device that torch's ``"cpu"`` or ``"cuda:1"`` names here; anything but text is given back.
+
+    Raises:
+        RuntimeError: there is none.
+    """
+    if not isinstance(device, str):
+        return device
+    platform, _, index = device.partition(":")
+    platform = {"cuda": "gpu"}.get(platform, platform)
+    try:
+        return jax.devices(platform)[int(index or 0)]
+    except (RuntimeError, IndexError, ValueError) as error:
+        raise RuntimeError(f"there is no device {device!r} here; jax.devices() gives {jax.devices()}") from error
+
+
 def _aligned_copy(array: np.ndarray[Any, Any], dtype: Any) -> np.ndarray[Any, Any]:
     dtype = np.dtype(dtype)
     copy = _room(array.size * dtype.itemsize).view(dtype).reshape(array.shape)

@@ -17,10 +17,12 @@ saved under several names is stored under each, and comes back as several arrays
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any, BinaryIO
 
+from objnet.core.placement import named_device
 from objnet.io.atomic import atomic_write
 from objnet.io.header import SafetensorError, is_torch
 from objnet.io.placing import to_jax as to_jax
@@ -61,32 +63,43 @@ def save(obj: Any, path: str | os.PathLike[str] | BinaryIO, metadata: Mapping[st
             _write(buffers, file)
 
 
-def load(path: str | os.PathLike[str] | BinaryIO) -> Any:
+def load(path: str | os.PathLike[str] | BinaryIO, map_location: Any = None, *, weights_only: bool | None = None) -> Any:
     """Load what :func:`save` or ``torch.save`` saved, or any safetensors file as a flat dict of arrays by name.
 
     Files of torch are read without torch, and nothing in them is run; :func:`objnet.io.load_torch` says what comes of them.
 
     Args:
         path: the file, or a binary file object open for reading, which is read to its end.
+        map_location: the device (a ``jax.Device``, ``"cpu"``, ``"cuda:1"``) or sharding to put arrays on; None for the default one.
+        weights_only: torch's; True or None, for nothing in a file is ever run.
 
     Returns:
         The saved object. Arrays are copies, independent of the file; see the module for their types.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        FileNotFoundError: if there is no such file. ValueError: for ``weights_only=False``. RuntimeError: for a device that is not
+        there.
         SafetensorError: if the file is damaged or cut short, or is neither a safetensors file nor one of torch.
         TorchFileError: if it is a file of torch that is damaged, or holds anything but tensors, containers and plain values.
     """
+    if weights_only is not None and not weights_only:
+        raise ValueError(
+            "load(weights_only=False) would run code that a file holds: only arrays and plain values are read here. Load such a file "
+            "with torch, and save the state dicts in it again"
+        )
+    if callable(map_location) or isinstance(map_location, Mapping):
+        raise TypeError("load takes one device or sharding as map_location; move arrays with jax.device_put afterwards")
+    put = functools.partial(to_jax, device=named_device(map_location))
     data, name = read_or_map(path)
     if is_torch(bytes(data[:9])):
-        return read_torch(data, name, to_jax)
+        return read_torch(data, name, put)
     opened = SafetensorFile(data, name)
     with opened as file:
         structure = file.metadata().get(_STRUCTURE)
         if structure is None:
-            return {key: to_jax(file.get(key)) for key in file.header.tensors}
+            return {key: put(file.get(key)) for key in file.header.tensors}
         try:
-            return decode(structure, file.header.tensors, file.get, to_jax)
+            return decode(structure, file.header.tensors, file.get, put)
         except SafetensorError as error:
             raise SafetensorError(f"{name}: {error}") from error
 

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
-from objnet.core import errors
+from objnet.core import errors, frame
 from objnet.io import step_folder
 from objnet.io.lock import FolderLock
 from objnet.io.placing import to_jax
@@ -91,6 +91,7 @@ class CheckpointManager:
             CheckpointError: if another manager writes to the folder. OSError: if it cannot be written (a full disk, a read-only
                 folder); the checkpoints there are untouched.
         """
+        _refuse_inside("saved")
         self.wait_until_finished()
         if isinstance(step, bool) or not isinstance(step, (int, np.integer)) or step < 0:
             raise ValueError(f"a step is a whole number from 0 on, got {step!r}")
@@ -244,6 +245,7 @@ class CheckpointManager:
         Warns:
             UserWarning: for each damaged one passed over.
         """
+        _refuse_inside("restored")
         self.wait_until_finished()
         with self._open(step) as opened:
             saved, objects = opened.read(lambda array: array), opened.manifest["objects"]
@@ -293,3 +295,10 @@ def _meshes(arrays: Mapping[str, Any]) -> dict[str, Any]:
 
 def _axes(entry: Any) -> Any:
     return entry if entry is None or isinstance(entry, (str, tuple)) else str(entry)
+
+
+def _refuse_inside(what: str) -> None:
+    if frame.current() is not None or frame.trace_state() != frame.CLEAN:
+        raise errors.CompiledCallError(
+            f"a checkpoint was {what} inside a transform{errors.where()}, where arrays have no values yet: do it outside, between calls."
+        )

@@ -10,8 +10,8 @@ import numpy as np
 from objnet.core.placement import place
 
 
-def to_jax(array: np.ndarray[Any, Any]) -> Any:
-    """A copy on the default device; in host memory where jax would narrow the dtype."""
+def to_jax(array: np.ndarray[Any, Any], device: Any = None) -> Any:
+    """A copy on a device, or the default one; in host memory where jax would narrow the dtype."""
     if jax.dtypes.canonicalize_dtype(array.dtype) != array.dtype:
         return np.array(array, order="C")
-    return place(array, array.dtype)
+    return place(array, array.dtype, device)

@@ -240,6 +240,8 @@ def _device(machine: Machine, kind: Any, index: Any = None) -> str:
 
 def _advice(name: str) -> str:
     module = name.rpartition(".")[0]
+    if module.startswith(("jax", "objnet", "flax")):
+        return "an object of JAX's, which torch.save pickled: write the file with objnet.save or objnet.save_torch instead"
     if module.startswith("torch.nn.modules") or not module.startswith(("torch", "numpy", "collections", "builtins")):
         return (
             "which would run code of that name: only tensors, containers and plain values are read. If the file is of a "

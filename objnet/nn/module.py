@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from objnet.core import errors, frame, scope, settings
+from objnet.core.foreign import own_dtype
+from objnet.core.placement import named_device
 from objnet.core.variable import Parameter
 from objnet.nn import html, interception, mixed_precision
 from objnet.nn.attributes import Attributes
@@ -351,13 +353,13 @@ def _parse_to(args: tuple[Any, ...], kwargs: dict[str, Any], inexact: bool = Tru
             dtype = arg
     if dtype is not None:
         try:
-            dtype = jnp.dtype(dtype)
+            dtype = jnp.dtype(own_dtype(dtype))
         except TypeError:
             raise TypeError(f"to() takes a device, a dtype or an array, got {dtype!r}") from None
         if inexact and not jnp.issubdtype(dtype, jnp.inexact):
             raise TypeError(f"nn.Module.to only accepts floating point or complex dtypes, but got desired dtype={dtype}")
         dtype = _check_dtype(dtype)
-    return _device(device), dtype
+    return named_device(device), dtype
 
 
 def _names_dtype(arg: Any) -> bool:
@@ -368,14 +370,3 @@ def _names_dtype(arg: Any) -> bool:
     except TypeError:
         return False
     return True
-
-
-def _device(device: Any) -> Any:
-    if not isinstance(device, str):
-        return device
-    platform, _, index = device.partition(":")
-    platform = {"cuda": "gpu"}.get(platform, platform)
-    try:
-        return jax.devices(platform)[int(index or 0)]
-    except (RuntimeError, IndexError, ValueError) as error:
-        raise RuntimeError(f"there is no device {device!r} here; jax.devices() gives {jax.devices()}") from error

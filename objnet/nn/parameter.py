@@ -17,8 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from objnet.core import epoch, errors, frame
+from objnet.core.placement import named_device
 from objnet.core.variable import UNSET, Buffer, Gradient, Parameter, Variable, _flatten, _unflatten
-from objnet.nn.module import _check_dtype, _device
+from objnet.nn.module import _check_dtype
 
 __all__ = ["Buffer", "Parameter", "UninitializedBuffer", "UninitializedParameter", "UninitializedTensorMixin", "is_lazy"]
 
@@ -40,7 +41,7 @@ class _Blank(NamedTuple):
 def _blank(dtype: Any, device: Any) -> _Blank:
     inner = frame.current()
     dtype = _check_dtype(jnp.dtype(jnp.float32 if dtype is None else dtype))
-    return _Blank(dtype, _device(device), None if inner is None else weakref.ref(inner))
+    return _Blank(dtype, named_device(device), None if inner is None else weakref.ref(inner))
 
 
 class UninitializedTensorMixin:
@@ -68,7 +69,7 @@ class UninitializedTensorMixin:
         if any(size < 0 for size in shape):
             raise RuntimeError(f"Trying to create tensor with negative dimension {min(shape)}: {list(shape)}")
         value: Any = np.zeros(tuple(shape), known.dtype if dtype is None else _check_dtype(jnp.dtype(dtype)))
-        device = known.device if device is None else _device(device)
+        device = known.device if device is None else named_device(device)
         value = jnp.asarray(value) if device is None else jax.device_put(value, device)
         del self._blank
         self.__class__ = self.cls_to_become

@@ -244,6 +244,8 @@ class ParamGroup(dict[str, Any]):
     def replace(self, entries: Mapping[str, Any]) -> None:
         """Exchange everything but the parameters."""
         entries = {k: plain(k, v) for k, v in entries.items()} | {"params": self.params}
+        # in the order there was, of which programs know: jax.tree.map sorts the keys of a state dict
+        entries = {k: entries[k] for k in (*(k for k in dict.keys(self) if k in entries), *(k for k in entries if k not in self))}
 
         def exchange() -> None:
             dict.clear(self)

@@ -74,7 +74,10 @@ class Optimizer(OptimizerSerialization, OptimizerHooks):
         for group in groups:
             self.add_param_group(group)
         if not any(group.params for group in self.param_groups):
-            raise ValueError("optimizer got an empty parameter list")
+            used = (
+                " (an iterator that has been used up? model.parameters() gives a new one)" if hasattr(params, "__next__") else ""
+            )
+            raise ValueError(f"optimizer got an empty parameter list{used}")
 
     # -- the maths of a subclass ---------------------------------------------------------------------------------------
 

@@ -131,4 +131,6 @@ def _count(batches: Any) -> int:
     if len(sizes) != 1:
         found = ", ".join(f"{name} has {size}" for size, name in sizes.items())
         raise ValueError(f"scan_steps needs one number of steps along all leading axes: {found or 'no arrays were given'}")
+    if 0 in sizes:
+        raise ValueError(f"scan_steps was given no steps: {sizes[0]} has a leading axis of length 0")
     return next(iter(sizes))

@@ -328,7 +328,7 @@ def value_and_grad(
         found = differentiate(
             function, args, kwargs, argnums=arrays, parameters=parameters, has_aux=has_aux, holomorphic=holomorphic
         )
-        if found.untouched and parameters and not arrays:
+        if found.untouched and not arrays:
             raise errors.detached()
         by_array = dict(zip(arrays, found.arguments, strict=True))
         of_args = tuple(modules[n].shape(found.parameters) if n in modules else by_array[n] for n in positions)

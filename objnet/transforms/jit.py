@@ -40,6 +40,7 @@ from objnet.transforms.program import (
     has_callback,
     in_progress,
     own_values,
+    presence,
     refuse_dropped,
     replay,
 )
@@ -77,6 +78,7 @@ class Compiled(Traceable):
         self._donate = donate
         self._compiler_options = compiler_options
         self._by_shape = False
+        self._by_presence = False
         self._bindings: OrderedDict[Any, Binding] = OrderedDict()
         self._options = (self._static_argnums, self._static_argnames, keep_grads, donate, _key(compiler_options))
         functools.update_wrapper(self, function, updated=())
@@ -107,7 +109,7 @@ class Compiled(Traceable):
             dynamic, signature, rebuild = self._split(args, kwargs)
         binding = self._bindings.get(signature)
         try:
-            if binding is not None and binding.watch.valid():
+            if binding is not None and binding.watch.valid() and presence(binding.lifted) == binding.presence:
                 return self._run(binding, dynamic, rebuild, ())
             binding, first = self._bind(signature, dynamic, rebuild)
             return self._run(binding, dynamic, rebuild, first)
@@ -123,15 +125,21 @@ class Compiled(Traceable):
         return self(*args, **kwargs)
 
     def _separate_shapes(self) -> None:
-        """Another shape reads or writes other Variables: from now on each shape has its own program."""
-        if self._by_shape:
+        """Another shape reads or writes other Variables: from now on each shape has its own program.
+
+        If they have, then a gradient or other state that is there at one call and None at another makes the difference: from now on
+        that tells programs apart too.
+        """
+        if self._by_presence:
             raise errors.CompiledCallError(
                 f"{self._name()} reads or writes other state each time it is traced for the same arguments"
             )
+        self._by_presence = self._by_shape
         self._by_shape = True
         self._bindings.clear()
         if self._explainer is not None:
-            self._explainer.note("layout", "", "", "another shape reads or writes other Variables: each has its own program now")
+            what = "another gradient or other state that is None" if self._by_presence else "another shape"
+            self._explainer.note("layout", "", "", f"{what} reads or writes other Variables: each has its own program now")
 
     def lower(self, *args: Any, **kwargs: Any) -> Lowered:
         """Trace and lower for these arguments, ahead of time, without running anything (``jax.jit(f).lower``).
@@ -259,8 +267,9 @@ class Compiled(Traceable):
         while True:
             capture, facts = self._capture(statics)
             reachable = list(dict.fromkeys([*capture.variables, key_stream]))
+            state = presence(reachable) if self._by_presence else ()
             lifted = list(dict.fromkeys([*(() if under_plain_jit() else reachable), *met]))
-            program, first = programs.get((self._options, shape, facts)), None
+            program, first = programs.get((self._options, shape, facts, state)), None
             if program is not None:
                 lifted = reachable
                 if self._explainer is not None:
@@ -280,6 +289,7 @@ class Compiled(Traceable):
             if found.changed or found.more or capture.imports() or self._reads.tell_more(capture.kinds):
                 capture, facts = self._capture(statics)
                 reachable = list(dict.fromkeys([*capture.variables, key_stream]))
+                state = presence(reachable) if self._by_presence else ()
             lifted = list(dict.fromkeys([*reachable, *traced]))
             layout = found.layout(lifted, capture.objects)
             donates = self._donate and bool(layout.donated) and not has_callback(jaxpr.jaxpr)
@@ -288,11 +298,13 @@ class Compiled(Traceable):
                 self._explainer.traced((shape, facts), capture, rebuild)
             first = replay(jaxpr, shapes, traced, list(found.out), layout, lifted)
             if max((*layout.donated, *layout.kept, *layout.extra, -1)) < len(reachable):
-                programs[self._options, shape, facts] = program
+                programs[self._options, shape, facts, state] = program
                 if len(programs) > MAX_PROGRAMS:
                     programs.popitem(last=False)
             break
         binding = Binding(program, capture, lifted, Watch(capture))
+        if self._by_presence:
+            binding.lifted, binding.presence = reachable, state
         if (before := self._bindings.get(signature)) is not None:
             binding.traces = before.traces + (first is not None)
             if binding.traces == MANY_TRACES - 1 and first is not None:

@@ -125,8 +125,10 @@ class Binding:
         "grads",
         "kept",
         "kinds",
+        "lifted",
         "objects",
         "out",
+        "presence",
         "program",
         "traces",
         "watch",
@@ -137,6 +139,8 @@ class Binding:
         self.program = program
         self.watch = watch
         self.kinds = capture.kinds
+        self.lifted: Sequence[Variable] = ()  # and which of them have a value, where the program depends on that
+        self.presence: tuple[Any, ...] = ()
         self.traces = 0  # how often this call was traced though it had been before
         self.donated = [lifted[i] for i in layout.donated]
         self.kept = [lifted[i] for i in layout.kept]
@@ -152,6 +156,12 @@ class Binding:
     def clear(self) -> None:
         """Let go of the Variables of a model that is gone."""
         self.donated, self.kept, self.out, self.constants, self.gradients = [], [], [], [], []
+        self.lifted, self.presence = (), ()
+
+
+def presence(variables: Sequence[Variable]) -> tuple[Any, ...]:
+    """Of each Variable whether it has a value, is None, or is a gradient that was dropped."""
+    return tuple([value if (value := v._peek()) is None or value is DROPPED else True for v in variables])
 
 
 def run_body(donated: list[Any], kept: list[Any], dynamic: tuple[Any, ...]) -> list[Any]:

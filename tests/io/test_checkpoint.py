@@ -621,3 +621,27 @@ def test_saving_what_was_loaded_gives_the_same_file(tmp_path):
         assert (tmp_path / f"{number}").read_bytes() == (tmp_path / f"{number}again").read_bytes()
     save_file(load_file(tmp_path / "0"), tmp_path / "plain")
     check(load(tmp_path / "plain"), dict(sorted(load(tmp_path / "0").items())))
+
+
+def test_torchs_arguments_of_load(tmp_path):
+    path = tmp_path / "x.safetensors"
+    save({"a": np.ones(3, np.float32), "n": {"b": np.ones(2, np.float32)}}, path)
+    device = jax.devices()[1]
+    for where in (device, "cpu:1"):
+        loaded = load(path, map_location=where, weights_only=True)
+        assert loaded["a"].devices() == loaded["n"]["b"].devices() == {device}
+    assert load(path, "cpu")["a"].devices() == {jax.devices()[0]}
+    with pytest.raises(ValueError, match="would run code"):
+        load(path, weights_only=False)
+    with pytest.raises(TypeError, match="one device"):
+        load(path, lambda storage, where: storage)
+    with pytest.raises(RuntimeError, match="no device 'cuda'"):
+        load(path, "cuda")
+
+
+def test_jax_arrays_that_torch_pickled(tmp_path):
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "x.pt"
+    torch.save({"weight": jnp.ones(2)}, path)
+    with pytest.raises(TorchFileError, match="an object of JAX's.*write the file with objnet.save or objnet.save_torch"):
+        load(path)

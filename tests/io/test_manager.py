@@ -379,3 +379,14 @@ def test_a_killed_writer_leaves_whole_checkpoints(tmp_path, kills):
         manager.save(last + 1, {})
     assert len(manager.all_steps()) == 2 or last < 2
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".objnet")]
+
+
+def test_saving_inside_a_program_is_refused(tmp_path):
+    model = nn.Linear(2, 2)
+    with CheckpointManager(tmp_path) as manager:
+        with pytest.raises(errors.CompiledCallError, match="a checkpoint was saved inside a transform.*test_manager.py"):
+            objnet.jit(lambda: manager.save(0, {"model": model.state_dict()}))()
+        assert manager.all_steps() == []
+        manager.save(0, {"model": model})
+        with pytest.raises(errors.CompiledCallError, match="restored inside"):
+            objnet.jit(lambda: manager.restore({"model": model}))()

@@ -210,3 +210,12 @@ def test_layers_under_autocast_are_torchs(module, shape, dtype):
 def test_a_bad_dtype_for_autocast():
     with pytest.raises(RuntimeError, match="bfloat16 or float16"):
         objnet.autocast(jnp.float32)
+
+
+def test_dtypes_of_torch():
+    torch = pytest.importorskip("torch")
+    with objnet.amp.autocast("cpu", dtype=torch.bfloat16):
+        assert nn.Linear(3, 2)(jnp.ones((1, 3))).dtype == jnp.bfloat16
+    assert nn.Linear(3, 2).to(torch.float16).weight.dtype == jnp.float16
+    with pytest.raises(RuntimeError, match="bfloat16 or float16"):
+        objnet.autocast("cpu", dtype=torch.float32)

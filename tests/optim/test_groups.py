@@ -71,7 +71,8 @@ def test_bad_input_raises_as_torch(build):
         (lambda: [np.ones(2)], TypeError, "numpy.ndarray"),
         (lambda: ["weight"], TypeError, "one of the params is str"),
         (lambda: [p := Parameter(jnp.ones(2)), p], ValueError, "more than once"),
-        (lambda: [{"params": []}], ValueError, "empty parameter list"),
+        (lambda: [{"params": []}], ValueError, "empty parameter list$"),
+        (lambda: iter([]), ValueError, r"empty parameter list \(an iterator that has been used up"),
     ],
 )
 def test_what_is_no_parameter_is_refused(params, error, message):

@@ -226,3 +226,17 @@ def test_a_transformation_trains_the_pure_form():
         updates, state = tx.update(jax.grad(loss)(params), state, params)
         params = optax.apply_updates(params, updates)
     assert float(loss(params)) < 0.2 * before
+
+
+def test_numbers_that_are_no_data_are_refused():
+    """Written into a group they would change nothing."""
+    optimizer = optim.Optax([Parameter(jnp.ones(2))], optax.sgd(0.1))
+    group = optimizer.param_groups[0]
+    for act in (
+        lambda: group.update(lr=0.0),
+        lambda: group["lr"],
+        lambda: optim.lr_scheduler.StepLR(optimizer, 1),
+    ):
+        with pytest.raises(KeyError, match=r"no 'lr'.*inject_hyperparams\(optax.sgd\)"):
+            act()
+    assert "lr" not in group

@@ -159,3 +159,8 @@ def test_what_it_refuses():
     scheduler = optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 1.0)
     with pytest.raises(objnet.errors.StaticAttributeError, match="schedulers step in Python"):
         jit(objnet.scan_steps(step, schedulers=scheduler))(*_batches(2))
+
+
+def test_no_steps_are_refused():
+    with pytest.raises(ValueError, match="no steps: argument 0 has a leading axis of length 0"):
+        objnet.scan_steps(lambda x: x)(jnp.zeros((0, 2)))

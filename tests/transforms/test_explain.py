@@ -244,3 +244,12 @@ def test_off_it_keeps_nothing():
     call = objnet.jit(model)
     call(x)
     assert call.explanations == [] and objnet.jit(model, explain=True) is not call
+
+
+def test_numbers_in_place_of_arrays():
+    """Arrays by position alone have a shorter key than other arguments."""
+    call = objnet.jit(lambda x, b=None: x if b is None else x * b, explain=True)
+    for args, kwargs in [((x, 0.5), {}), ((x, x[0, 0]), {}), ((x, 2), {}), ((x,), {"b": x}), ((x, None), {}), ((x,), {})]:
+        call(*args, **kwargs)
+    assert all(str(told) for told in call.explanations)
+    assert ("argument", "containers") in [c[:2] for told in call.explanations for c in told.causes]

@@ -13,8 +13,9 @@ import jax
 import numpy as np
 
 from objnet.core.arrays import as_array
+from objnet.core.placement import named_device
 from objnet.core.variable import Buffer
-from objnet.nn.module import Module, _device
+from objnet.nn.module import Module
 from objnet.optim.swa_utils.functions import Arrays, equal_weights, unless_first
 
 
@@ -53,7 +54,7 @@ class AveragedModel(Module):
         self.module = copy.deepcopy(model)
         self.register_buffer("n_averaged", Buffer(np.zeros((), jax.dtypes.canonicalize_dtype(np.int64))))
         if device is not None:
-            self.to(device=_device(device))
+            self.to(device=named_device(device))
         self.avg_fn = avg_fn
         self.multi_avg_fn = multi_avg_fn
         self.use_buffers = use_buffers

@@ -8,7 +8,8 @@ from typing import Any
 import jax
 
 from objnet.core.foreign import is_torch_tensor, to_host_or_jax
-from objnet.nn.module import Module, _device
+from objnet.core.placement import named_device
+from objnet.nn.module import Module
 from objnet.nn.modules.batchnorm import _BatchNorm
 from objnet.transforms.grad_mode import no_grad
 
@@ -34,7 +35,7 @@ def update_bn(loader: Iterable[Any], model: Module, device: Any = None) -> None:
         for batch in loader:
             batch = batch[0] if isinstance(batch, (list, tuple)) else batch
             batch = to_host_or_jax(batch) if is_torch_tensor(batch) else batch
-            run(batch if device is None else jax.device_put(batch, _device(device)))
+            run(batch if device is None else jax.device_put(batch, named_device(device)))
     finally:
         for norm, momentum in norms.items():
             norm.momentum = momentum
