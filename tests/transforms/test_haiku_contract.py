@@ -710,6 +710,7 @@ def test_positional_only_arguments():
 # -- under jax's transforms --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_jaxs_transforms_agree():
     def run(it):
         def f(x):

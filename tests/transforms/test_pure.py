@@ -317,6 +317,7 @@ def test_gradients(net, weights, jit):
         same(second(net.apply), second(by_hand), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_vmap_over_inputs_and_over_models(net, weights):
     xs, keys = jnp.stack([X, X + 1, X - 2]), jax.random.split(KEY, 3)
 
