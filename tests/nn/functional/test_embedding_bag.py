@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 
 from objnet.core.variable import Parameter  # noqa: E402
-from objnet.nn.functional._common import ImmutableArrayError  # noqa: E402
+from objnet.errors import ImmutableArrayError  # noqa: E402
 from objnet.nn.functional.embedding_bag import embedding_bag  # noqa: E402
 from tests.nn.functional.outcome import integers, normal  # noqa: E402
 from tests.nn.module_parity import parameters_of  # noqa: E402

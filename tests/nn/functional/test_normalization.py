@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 
 from objnet.core.variable import Buffer  # noqa: E402
-from objnet.nn.functional._common import ImmutableArrayError  # noqa: E402
+from objnet.errors import ImmutableArrayError  # noqa: E402
 from objnet.nn.functional.batchnorm import batch_norm, batch_norm_stats  # noqa: E402
 from objnet.nn.functional.distance import normalize  # noqa: E402
 from objnet.nn.functional.normalization import group_norm, layer_norm, rms_norm  # noqa: E402
