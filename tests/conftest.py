@@ -3,7 +3,8 @@
 Programs are compiled once a run: jax keeps them in a folder that the workers share, which is gone in the end.
 
 Unless ``OBJNET_TESTS=full`` is set a run is a quick one: tests marked slow are left out, of tests with more than 8 cases every ninth
-runs (of those with 5 or more every third, with 3 or 4 every second), and property tests draw a quarter of their examples.
+runs (of those with 5 or more every third, with 3 or 4 every second), property tests draw a quarter of their examples, and programs are
+compiled without the compiler's expensive passes.
 ``OBJNET_EVERY=16`` runs every sixteenth case of each test and every fourth test of one case, and ``OBJNET_FIRST=1`` begins with
 another, for a second look at what another run has seen.
 """
@@ -30,6 +31,11 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 FULL = os.environ.get("OBJNET_TESTS") == "full"
+if not FULL:  # a fifth of the time; scripts that tests start compile as ever
+    _flags = os.environ.get("XLA_FLAGS")
+    os.environ["XLA_FLAGS"] = f"{_flags or ''} --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    jax.devices()  # reads them
+    os.environ.pop("XLA_FLAGS") if _flags is None else os.environ.update(XLA_FLAGS=_flags)
 MANY = 8  # cases
 
 # the same examples each time: a failure is the change's, and can be run again
