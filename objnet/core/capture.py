@@ -89,9 +89,8 @@ class Capture:
         self.stored: list[tuple[dict[str, Any], str, Any]] = []  # globals the code assigns without reading them
         self.slotted: list[tuple[Any, tuple[str, ...], tuple[str, ...]]] = []  # object, its slots, those looked at
         self.containers: list[Any] = []
-        self.instances: list[
-            tuple[Any, dict[str, Any], frozenset[str] | None]
-        ] = []  # plain object, its attributes, those looked at
+        # plain objects, their attributes, those of them looked at
+        self.instances: list[tuple[Any, dict[str, Any], frozenset[str] | None]] = []
         self.arrays: list[np.ndarray] = []
         self.classes: list[type] = []  # the user's, whose own attributes are among the facts
 
@@ -281,12 +280,7 @@ class Capture:
             names = self._read(kind)
             read_slots = slots if names is EVERYTHING else tuple(k for k in slots if k in names)
             self.slotted.append((value, slots, read_slots))
-            return (
-                "slots",
-                Identity(kind),
-                self._class(kind),
-                tuple((k, self.visit(slot(value, k))) for k in read_slots),
-            )
+            return ("slots", Identity(kind), self._class(kind), tuple((k, self.visit(slot(value, k))) for k in read_slots))
         if isinstance(value, types.MappingProxyType):
             self.containers.append(value)
             return ("proxy", tuple((self.visit(k), self.visit(v)) for k, v in value.items()))

@@ -18,6 +18,7 @@ from typing import Any
 
 # What hands out the attributes as a whole, or to C code that takes them without asking the class.
 _WHOLE = frozenset({"__dict__", "__getstate__", "__reduce__", "__reduce_ex__"})
+_HEAP, _IMMUTABLE = 1 << 9, 1 << 8  # of type.__flags__: made by a class statement; attributes cannot be set
 EVERYTHING = None  # in place of names
 Names = Mapping[type, frozenset[str] | None]
 
@@ -29,11 +30,13 @@ _all: weakref.WeakSet[Reads] = weakref.WeakSet()
 
 def tell(self: Any, name: str) -> Any:
     """The ``__getattribute__`` of classes while they are recorded."""
-    if name != "__dict__" or not sys._getframe(1).f_globals.get("__name__", "").startswith(
-        "objnet."
-    ):  # which reads no values there
+    if name != "__dict__" or not _asked_by_objnet():  # which looks for registries there, or notes what it reads
         note(type(self), (name,))
     return object.__getattribute__(self, name)
+
+
+def _asked_by_objnet() -> bool:
+    return sys._getframe(2).f_globals.get("__name__", "").startswith("objnet.")
 
 
 def _tell_set(self: Any, name: str, value: Any) -> None:
@@ -70,6 +73,8 @@ def note_whole(kind: type) -> None:
 
 def can_tell(kind: type) -> bool:
     """Whether reads of attributes of instances of this class can be followed."""
+    if not kind.__flags__ & _HEAP or kind.__flags__ & _IMMUTABLE:
+        return False
     methods = ((getattr(kind, name), getattr(object, name), ours) for name, ours in _METHODS.items())
     return all(method in (plain, ours) or hasattr(method, "_objnet_tells") for method, plain, ours in methods)
 
@@ -135,7 +140,7 @@ class Reads:
         return any(names is EVERYTHING and self.of(kind) is not EVERYTHING for kind, names in known.items())
 
     def pass_on(self) -> None:
-        """Count all of it as read now: a program of these traces runs inside another trace."""
+        """Count all of it as read now: a program of these traces, which jax may not trace again, runs inside another trace."""
         for kind, names in list(self._names.items()) if _recordings else ():
             note(kind, _WHOLE if names is EVERYTHING else names)
 

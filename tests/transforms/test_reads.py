@@ -6,16 +6,19 @@ import copy
 import dataclasses
 import functools
 import gc
+import itertools
 import operator
 import pickle
 import threading
 import types
 import weakref
 
+import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
 
 import objnet
 import objnet.nn.functional as F
@@ -171,6 +174,7 @@ WAYS = {
     "copy": lambda o: copy.copy(o).a,
     "deepcopy": lambda o: copy.deepcopy(o).a,
     "pickle": lambda o: pickle.loads(pickle.dumps(o)).a if type(o).__qualname__ == type(o).__name__ else o.a,
+    "bytes": lambda o: float(sum(pickle.dumps(o))) if type(o).__qualname__ == type(o).__name__ else o.a,
     "asdict": lambda o: dataclasses.asdict(o)["a"] if dataclasses.is_dataclass(o) else o.a,
     "equality": lambda o: 1.0 if o == copy.copy(o) and o.a == 2.0 else 3.0,
     "repr": lambda o: float(len(repr(o))) + o.a,
@@ -224,7 +228,7 @@ def test_whatever_is_read_is_noticed(kind, way):
 
 def test_a_function_compiled_within_another():
     """Its program is there already when the one around is traced, which then runs none of its Python."""
-    config, outside = Config(2.0), Config(1.0)
+    config, outside = Config(2.0), Derived(1.0)
     inner = objnet.jit(lambda x: x * config.a)
     inner(X)
     outer = objnet.jit(lambda x: inner(x) + outside.a)
@@ -412,3 +416,71 @@ def test_programs_compiled_ahead_of_time():
     config.a = 3.0
     with pytest.raises(errors.CompiledCallError, match="has changed since"):
         run(X)
+
+
+class Leaf:
+    def __init__(self):
+        self.a, self.b, self.c, self.items, self.child = 1.0, 2.0, 3.0, [1.0, 2.0], None
+
+
+class Slots:
+    __slots__ = ("a", "b", "c", "child", "items")
+
+    def __init__(self):
+        self.a, self.b, self.c, self.items, self.child = 1.0, 2.0, 3.0, [1.0, 2.0], None
+
+
+class Part(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c, self.items, self.child = 1.0, 2.0, 3.0, [1.0, 2.0], None
+
+
+KINDS = (Leaf, Slots, Part)
+NAMES = ("a", "b", "c", "first", "second", "length", "missing")
+
+
+def _value(thing, name):
+    if name in ("first", "second"):
+        return thing.items[name == "second"]
+    if name == "length":
+        return float(len(thing.items))
+    return getattr(thing, name, 0.5)
+
+
+def _evaluate(root, program, x):
+    """``program`` is a list of (depth, name, whether to stop below a limit)."""
+    total = jnp.zeros(())
+    for depth, name, limit in program:
+        thing = root
+        for _ in range(depth):
+            thing = thing.child if thing.child is not None else thing
+        total = total * 0.5 + _value(thing, name)
+        if limit is not None and thing.a > limit:
+            break
+    return x * total
+
+
+@settings(max_examples=80)
+@given(st.data())
+def test_any_reads_after_any_changes(data):
+    things = [data.draw(st.sampled_from(KINDS), label="kind")() for _ in range(3)]
+    for above, below in itertools.pairwise(things):
+        above.child = below
+    reads = st.tuples(st.integers(0, 2), st.sampled_from(NAMES), st.sampled_from([None, 2.5, 5.0]))
+    programs = [data.draw(st.lists(reads, min_size=1, max_size=4), label="program") for _ in range(2)]
+    functions = [objnet.jit(functools.partial(_evaluate, things[0], program)) for program in programs]
+    both = objnet.jit(lambda x: functions[0](x) + functions[1](x))
+    for _ in range(6):
+        for function, program in zip(functions, programs, strict=True):
+            np.testing.assert_allclose(function(X), _evaluate(things[0], program, X), rtol=1e-6)
+        np.testing.assert_allclose(both(X), sum(_evaluate(things[0], program, X) for program in programs), rtol=1e-6)
+        thing = data.draw(st.sampled_from(things), label="thing")
+        name = data.draw(st.sampled_from([*NAMES, "unread"]), label="name")
+        number = data.draw(st.sampled_from([0.0, 1.0, 3.0, 6.0]), label="number")
+        if name in ("first", "second"):
+            thing.items[name == "second"] = number
+        elif name == "length":
+            thing.items = [*thing.items, number]
+        elif not isinstance(thing, Slots) or name in Slots.__slots__:
+            setattr(thing, name, number)
