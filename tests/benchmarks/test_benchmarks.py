@@ -79,6 +79,24 @@ def test_training_compares_equal_losses():
 
 
 @pytest.mark.slow
+def test_optimizers_compare_equal_parameters():
+    tables = run("optimizers", "--rounds", "1", "--layers", "2", "--sample", "0.02", "--only", "SGD", "Muon")
+    assert [title.split(",")[0] for title in tables] == ["SGD", "Muon"]
+    for rows in tables.values():
+        assert list(rows) == ["jax and optax", "the same, donating", "objnet.jit"]
+        assert min(map(min, map(times, rows.values()))) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux's peak of the resident set")
+def test_loading_compares_equal_weights():
+    tables = run("loading", "--layers", "4", "--shards", "2", "--rounds", "1")
+    assert [title.rpartition(": ")[2] for title in tables] == ["time", "peak memory"]
+    for rows in tables.values():
+        assert {"safetensors.numpy", "objnet.io.open_folder", "objnet.io.open_folder, over values"} <= {*rows}
+
+
+@pytest.mark.slow
 def test_layers_compare_equal_results():
     chosen = ("linear", "max_pool2d", "layer_norm", "dropout")
     tables = run("layers", "--layer", *chosen, "--rounds", "1", "--sample", "0.001")

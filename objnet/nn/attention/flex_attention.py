@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from objnet.core.arrays import as_array
 from objnet.nn.functional._attention import bias_of, exponentials, product
@@ -162,11 +163,22 @@ def flex_attention(
     output = (product(powers.astype(value.dtype), value) / total).astype(dtype)
     if not return_lse and return_aux is None:
         return output
-    top = jnp.max(scores, -1, initial=-math.inf)
+    top = _largest(scores)
     lse = jax.nn.logsumexp(scores, -1)
     if return_aux is None:
         return output, lse
     return output, AuxOutput(lse if return_aux.lse else None, top if return_aux.max_scores else None)
+
+
+def _largest(scores: jax.Array) -> jax.Array:
+    """The largest along the last axis, whose gradient goes to the first of that size.
+
+    jnp.max's compares all with the largest once more, and divides by zero where the compiler has computed them anew, to other bits.
+    """
+    if scores.shape[-1] == 0:
+        return jnp.full(scores.shape[:-1], -math.inf, scores.dtype)
+    place = jnp.argmax(lax.stop_gradient(scores), -1, keepdims=True)
+    return jnp.take_along_axis(scores, place, -1)[..., 0]
 
 
 def _everywhere(function: Callable[..., Any], shape: tuple[int, ...], *scores: jax.Array) -> jax.Array:
