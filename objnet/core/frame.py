@@ -209,8 +209,11 @@ class Frame:
         self.expire()
         self._pass_on("note_attribute", module, name, old, new)
 
-    def note_link(self, module: Any, kind: str, name: str, old: Any, new: Any) -> None:
-        """A parameter, buffer, array or submodule is about to be put under a name of ``module``, or taken away."""
+    def note_link(self, module: Any, kind: str, name: Any, old: Any, new: Any) -> None:
+        """A parameter, buffer, array or submodule is about to be put under a name of ``module``, or taken away.
+
+        Of an optimizer, something into its state: the name is the parameter's place and the name there.
+        """
         self.expire()
         self._pass_on("note_link", module, kind, name, old, new)
 

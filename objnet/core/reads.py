@@ -132,7 +132,7 @@ class Reads:
             if before is not EVERYTHING and (whole or not names <= before):
                 more[kind] = EVERYTHING if whole else names - before
             held = self._names.get(kind, frozenset())
-            self._names[kind] = EVERYTHING if whole or held is EVERYTHING else held | names
+            self._names[kind] = EVERYTHING if whole or held is EVERYTHING else frozenset({*held, *names})
         return more
 
     def tell_more(self, known: Names) -> bool:

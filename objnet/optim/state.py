@@ -150,7 +150,7 @@ class ParameterState(MutableMapping[str, Any]):
         cells = self._optimizer._cells.setdefault(self._parameter, {})
         cell = Variable(value)
         inner = frame.current()
-        if inner is not None:
+        if inner is not None and not self._optimizer._group_of(self._parameter).local():
             place = next(i for i, p in enumerate(self._optimizer._held()) if p is self._parameter)
             inner.note_link(self._optimizer, "_cells", (place, name), _MISSING, cell)
             inner.undo.append(lambda: cells.pop(name, None))

@@ -227,7 +227,8 @@ class Compiled(Traceable):
         """Attach new state, repeat what the function did to plain attributes, and note which values were handed out."""
         layout = binding.program.layout
         for (i, kind, name), value in zip(layout.created, created, strict=True):
-            binding.objects[i]().__objnet_create__(kind, name, value)
+            holder: Any = binding.objects[i]()
+            holder.__objnet_create__(kind, name, value)
         for i, name, value in layout.attributes:
             setattr(binding.objects[i](), name, value)
         if layout.gradients:

@@ -221,9 +221,10 @@ class Found:
     def create_others(self, known: Collection[Variable]) -> None:
         """Count state that was None, which is no input, as created where it was written, but for the ``known``."""
         inputs = {*known}  # variables are equal by value
-        for v in [v for v in self.out if v not in inputs and v._home is not None]:
-            self.created.append((v._home[0](), "_arrays", v._home[1]))
-            self.created_values.append(self.out.pop(v))
+        for v, home in [(v, v._home) for v in self.out if v not in inputs]:
+            if home is not None:
+                self.created.append((home[0](), "_arrays", home[1]))
+                self.created_values.append(self.out.pop(v))
 
     def read_offered(self, jaxpr: Any, inputs: Mapping[Variable, Sequence[Any]]) -> None:
         """Count as read those offered that the program has come to use."""

@@ -314,3 +314,41 @@ def test_steps_saved_for_torch_are_apart(tmp_path):
     loaded = optim.Adam(model.parameters(), lr=0.1)
     loaded.load_state_dict(jax.tree.map(lambda x: x, optimizer.state_dict()))  # which sorts the keys
     assert list(loaded.param_groups[0]) == list(optimizer.param_groups[0])
+
+
+def test_an_optimizer_made_inside_a_compiled_function():
+    def train(model):
+        optimizer = Momentum(model.parameters())
+        for _ in range(3):
+            optimizer.zero_grad()
+            objnet.backward(lambda: (model(X) ** 2).mean())
+            optimizer.step()
+
+    results = []
+    for compiled in (False, True):
+        objnet.manual_seed(0)
+        model = nn.Linear(3, 2)
+        run = objnet.jit(train) if compiled else train
+        run(model), run(model)
+        results.append(np.asarray(model.weight))
+    np.testing.assert_allclose(*results, rtol=1e-5, atol=1e-6)
+
+
+def test_an_optimizer_of_the_users_own_in_scan_steps():
+    """What the first step begins to keep, the loop carries."""
+    results = []
+    batches = np.stack([X * i for i in range(1, 4)])
+    for scanned in (False, True):
+        objnet.manual_seed(0)
+        model = nn.Linear(3, 2)
+        optimizer = Momentum(model.parameters())
+
+        def step(x, model=model, optimizer=optimizer):
+            optimizer.zero_grad()
+            objnet.backward(lambda: (model(x) ** 2).mean())
+            optimizer.step()
+
+        objnet.scan_steps(step)(batches) if scanned else [step(x) for x in batches]
+        assert int(optimizer.state[model.weight]["step"]) == 3
+        results.append(np.asarray(model.weight))
+    np.testing.assert_allclose(*results, rtol=1e-5, atol=1e-6)
