@@ -109,8 +109,9 @@ class Compiled(Traceable):
             dynamic, signature, rebuild = self._split(args, kwargs)
         binding = self._bindings.get(signature)
         try:
-            if binding is not None and binding.watch.valid() and presence(binding.lifted) == binding.presence:
-                return self._run(binding, dynamic, rebuild, ())
+            if binding is not None and binding.watch.valid():
+                if not binding.lifted or presence(binding.lifted) == binding.presence:
+                    return self._run(binding, dynamic, rebuild, ())
             binding, first = self._bind(signature, dynamic, rebuild)
             return self._run(binding, dynamic, rebuild, first)
         except ReadMore:  # for another shape than the binding was made for
