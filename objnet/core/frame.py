@@ -199,6 +199,10 @@ class Frame:
         """A module was constructed here."""
         self._pass_on("adopt", module)
 
+    def note_built(self, thing: Any) -> None:
+        """A module or optimizer came to be here."""
+        self._pass_on("note_built", thing)
+
     def note_created(self, variable: Variable) -> None:
         """A Variable was created here."""
         if not self.closed:

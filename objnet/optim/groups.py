@@ -178,14 +178,15 @@ class ParamGroup(dict[str, Any]):
 
     def _digest(self) -> tuple[dict[str, float], tuple[Any, dict[str, Any]]]:
         entries = dict(self)
+        own = self._kind._keeps_its_own()
         numbers: dict[str, float] = {}
         statics = {}
         for key, value in entries.items():
             if key != "params":
                 found = numbers_of(key, value)
-                if not found:
+                if not found or (own and key in self._known and key != "lr"):
                     statics[key] = value
-                elif key in self._known:
+                if found and key in self._known:
                     numbers.update(found)
         if entries.get("differentiable"):
             raise NotImplementedError(
@@ -260,7 +261,7 @@ class ParamGroup(dict[str, Any]):
             self._kind._check_key(key, self._known)
         value = dict.__getitem__(self, key)
         found = numbers_of(key, value) if key != "params" else {}
-        if not found or not tracing():
+        if not found or not tracing() or key in self._statics[1]:
             return value
         if key in self._known:
             inside: Any = dict(zip(self.numbers, jnp.unstack(self.vector()), strict=True))

@@ -41,8 +41,8 @@ class Optimizer(OptimizerSerialization, OptimizerHooks):
 
     A subclass states its maths in ``_options``, ``_derive``, ``_slots``, ``_shared``, ``_schedule`` and ``_rule``, all static
     functions. One moved over from torch may define ``step`` instead, and keep arrays and numbers in ``self.state[p]``; in it
-    ``p.grad`` is a jax array, ``p.add_(...)`` and ``p.data = ...`` write the parameter, and ``group["lr"]`` is a number (in compiled
-    functions an array, so that schedulers reach it).
+    ``p.grad`` is a jax array, ``p.add_(...)`` and ``p.data = ...`` write the parameter, and a group's entries are numbers. In compiled
+    functions ``group["lr"]`` is an array, so that schedulers reach it, and the other numbers are part of the program.
 
     Args:
         params: Parameters, (name, Parameter) pairs, or dicts with ``"params"`` and hyper-parameters of their own.
@@ -55,6 +55,14 @@ class Optimizer(OptimizerSerialization, OptimizerHooks):
     _saves_steps = True  # whether a state dict has "step", as torch's for this optimizer
     _takes_complex = True
     _begins_with_state = False  # whether there is state before the first step, as in torch for this optimizer
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        self = super().__new__(cls)
+        # for wrappers that do not call __init__, but take over the groups of what they wrap
+        self.__dict__.update(defaults={}, param_groups=[], _cells={}, _hooks={})
+        if (inner := frame.current()) is not None:
+            inner.note_built(self)
+        return self
 
     def __init__(self, params: Any, defaults: Mapping[str, Any]):
         super().__init__()
@@ -171,13 +179,18 @@ class Optimizer(OptimizerSerialization, OptimizerHooks):
         return {name: cell._read() for name, cell in cells.items() if name != "step" or self._saves_steps}
 
     def _held(self) -> list[Parameter]:
+        for group in self.param_groups:
+            if not isinstance(group, ParamGroup):
+                raise TypeError(
+                    f"param_groups of {self._where()} holds a {type(group).__name__}{errors.where()}, which has no defaults and no place on "
+                    "the device: add groups by add_param_group({...})"
+                )
         return [p for group in self.param_groups for p in group.params]
 
-    @property
-    def _keeps_its_own(self) -> bool:
+    @classmethod
+    def _keeps_its_own(cls) -> bool:
         """Whether this is a subclass of the user's with a ``step`` of its own, which puts into ``state`` what it likes."""
-        kind = type(self)
-        return kind._slots is Optimizer._slots and kind._make_cells is Optimizer._make_cells
+        return cls._slots is Optimizer._slots and cls._make_cells is Optimizer._make_cells
 
     def _group_of(self, parameter: Parameter) -> ParamGroup:
         return next(group for group in self.param_groups if any(p is parameter for p in group.params))
@@ -346,6 +359,12 @@ class Optimizer(OptimizerSerialization, OptimizerHooks):
             cells = self._cells.get(p, {})
             slots = self._slots(group.options, p.shape)
             missing = {name: shape for name, shape in slots.items() if name not in cells}
+            for name, shape in slots.items():
+                if name not in missing and (held := cells[name]._read()).shape != shape:
+                    raise ValueError(
+                        f"the state {name!r} of {p.describe()} has shape {held.shape}, and the parameter calls for {shape}: give the one in "
+                        "its place state of its shape (optimizer.state[p][...] = ...), or take it away (del optimizer.state[p])"
+                    )
             begins = bool(slots) and any(name not in cells for name in names)
             if begins:
                 shared = shared or new_shared(self._shared(group.options), group.placement, local)
@@ -397,8 +416,16 @@ class Optimizer(OptimizerSerialization, OptimizerHooks):
         self.state[self._held()[name[0]]][name[1]] = value
 
     def __setattr__(self, name: str, value: Any) -> None:
+        inner = frame.current()
+        if inner is not None and not name.startswith("_"):
+            space, old = self.__dict__, self.__dict__.get(name, UNSET)
+            inner.note_attribute(self, name, old, value)
+            inner.undo.append(lambda: space.pop(name, None) if old is UNSET else space.update({name: old}))
         object.__setattr__(self, name, value)
         epoch.advance()
+
+    def _where(self) -> str:
+        return f"this {type(self).__name__}"
 
     # -- copying and printing ------------------------------------------------------------------------------------------
 

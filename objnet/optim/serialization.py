@@ -49,7 +49,7 @@ class OptimizerSerialization:
             index.update((p, i) for i, p in enumerate(group.params, len(index)))
             packed = {k: v for k, v in group.items() if k != "params"}
             groups.append({**packed, "params": [index[p] for p in group.params]})
-        held = self.state.items()  # type: ignore[attr-defined]
+        held = self.state.read().items()  # type: ignore[attr-defined]
         state_dict: dict[str, Any] = {"state": {index[p]: arrays for p, arrays in held}, "param_groups": groups}
         for hook in self._hooks_of("state_dict_post"):  # type: ignore[attr-defined]
             changed = hook(self, state_dict)
@@ -76,7 +76,7 @@ class OptimizerSerialization:
             names = ("step", *type(self)._shared(group.options))  # type: ignore[attr-defined]
             lots: dict[tuple[float, ...], Cells] = {}
             for p in group.params:
-                if arrays[p] and self._keeps_its_own:  # type: ignore[attr-defined]
+                if arrays[p] and self._keeps_its_own():  # type: ignore[attr-defined]
                     self._cells[p] = named(p, {k: Variable(v) for k, v in arrays[p].items()})
                 elif arrays[p]:
                     numbers = tuple(arrays[p].pop(name) for name in names)
@@ -142,7 +142,7 @@ class OptimizerSerialization:
         if not arrays:
             return {}
         value = p._read()
-        if self._keeps_its_own:  # type: ignore[attr-defined]
+        if self._keeps_its_own():  # type: ignore[attr-defined]
             return {name: settled(array, f"{where}: {name!r}", value) for name, array in arrays.items()}
         slots = type(self)._slots(options, value.shape)  # type: ignore[attr-defined]
         saves_steps = self._saves_steps  # type: ignore[attr-defined]

@@ -44,12 +44,13 @@ class State(MutableMapping[Parameter, "ParameterState"]):
         }
         return {p: cells for p, cells in held.items() if id(cells.get("step")) not in waiting}
 
-    def _check(self, parameter: Any) -> None:
-        if not any(p is parameter for p in self._optimizer._held()):
+    def _check(self, parameter: Any, taking: bool = False) -> None:
+        known = (*self._optimizer._held(), *(self._optimizer._cells if taking else ()))  # one may have left its group
+        if not any(p is parameter for p in known):
             raise KeyError(f"this optimizer does not hold {getattr(parameter, 'describe', lambda: repr(parameter))()}")
 
     def __getitem__(self, parameter: Parameter) -> ParameterState:
-        self._check(parameter)
+        self._check(parameter, taking=True)
         return ParameterState(self._optimizer, parameter)
 
     def __setitem__(self, parameter: Parameter, values: Mapping[str, Any]) -> None:
@@ -59,12 +60,13 @@ class State(MutableMapping[Parameter, "ParameterState"]):
         self[parameter].update(given)
 
     def __delitem__(self, parameter: Parameter) -> None:
-        if parameter not in self:
+        self._check(parameter, taking=True)
+        if parameter not in self._optimizer._cells:
             raise KeyError(parameter)
         self[parameter].clear()
 
     def __contains__(self, parameter: object) -> bool:
-        return parameter in self._stepped()
+        return any(parameter is p for p in self._stepped())
 
     def __iter__(self) -> Iterator[Parameter]:
         return iter(self._stepped())
@@ -72,16 +74,12 @@ class State(MutableMapping[Parameter, "ParameterState"]):
     def __len__(self) -> int:
         return len(self._stepped())
 
-    def items(self) -> Any:
-        """(parameter, arrays) pairs, all read at once."""
-        return {p: self._optimizer._report(cells) for p, cells in self._stepped().items()}.items()
-
-    def values(self) -> Any:
+    def read(self) -> dict[Parameter, dict[str, Any]]:
         """The arrays of each parameter, all read at once."""
-        return dict(self.items()).values()
+        return {p: self._optimizer._report(cells) for p, cells in self._stepped().items()}
 
     def __repr__(self) -> str:
-        return repr(dict(self.items()))
+        return repr(self.read())
 
 
 class ParameterState(MutableMapping[str, Any]):
@@ -93,12 +91,20 @@ class ParameterState(MutableMapping[str, Any]):
 
     def __init__(self, optimizer: Any, parameter: Parameter):
         self._optimizer, self._parameter = optimizer, parameter
+        self._last: Cells = optimizer._cells.get(parameter, {})  # which stay readable here once they are taken away
 
     def _cells(self) -> Cells:
-        cells = self._optimizer._cells.get(self._parameter, {})
-        if cells and self._parameter not in State(self._optimizer)._stepped():
+        cells = self._optimizer._cells.get(self._parameter, self._last)
+        if cells and not self._begun(cells):
             return {name: cell for name, cell in cells.items() if not self._optimizer._is_own(self._parameter, name)}
         return {name: cell for name, cell in cells.items() if name != "step" or self._optimizer._saves_steps}
+
+    def _begun(self, cells: Cells) -> bool:
+        """Whether the parameter has been stepped; inside a program that is a matter of data."""
+        if self._optimizer._begins_with_state or "step" not in cells:
+            return True
+        steps = cells["step"]._read()
+        return isinstance(steps, jax.core.Tracer) or np.ndim(steps) > 0 or bool(steps > 0)
 
     def __getitem__(self, name: str) -> Any:
         return self._cells()[name]._read()
@@ -119,7 +125,7 @@ class ParameterState(MutableMapping[str, Any]):
         """Keep ``value`` under ``name``.
 
         Raises:
-            TypeError: if it is no array, number, or pytree of these. ValueError: for another shape than the optimizer's own.
+            TypeError: if it is no array, number, or pytree of these.
         """
         where = f"optimizer.state of {self._parameter.describe()}: {name!r}"
         held = self._optimizer._cells.get(self._parameter, {})
@@ -129,10 +135,9 @@ class ParameterState(MutableMapping[str, Any]):
             return
         cell = held[name]
         if self._optimizer._is_own(self._parameter, name):
-            old = cell._read()
-            if np.shape(array) != old.shape:
-                raise ValueError(f"{where} has shape {old.shape}, and was given {np.shape(array)}{errors.where()}")
-            array = jnp.asarray(array).astype(old.dtype)
+            array = jnp.asarray(array).astype(
+                cell._read().dtype
+            )  # of any shape: the parameter may be exchanged before the next step
         if any(cells.get(name) is cell for p, cells in self._optimizer._cells.items() if p is not self._parameter):
             apart = copy_shared(self._shared(), self._optimizer._group_of(self._parameter).local())
             self._optimizer._cells[self._parameter] |= named(self._parameter, apart)
@@ -166,6 +171,7 @@ class ParameterState(MutableMapping[str, Any]):
 
     def clear(self) -> None:
         """Let the parameter begin anew."""
+        self._last = {}
         if self._optimizer._cells.get(self._parameter):
             self._refuse_inside()
             del self._optimizer._cells[self._parameter]

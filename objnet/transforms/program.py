@@ -43,19 +43,26 @@ class ProgramFrame(frame.Frame):
         self.links: dict[tuple[int, str, str], tuple[Any, str, str, Any]] = {}
 
     def adopt(self, module: Any) -> None:
-        self.built.add(id(module))
-        self._kept.append(module)
+        self.note_built(module)
         super().adopt(module)
+
+    def note_built(self, thing: Any) -> None:
+        self.built.add(id(thing))
+        self._kept.append(thing)
+        super().note_built(thing)
 
     def note_attribute(self, module: Any, name: str, old: Any, new: Any) -> None:
         self.expire()
         if id(module) in self.built:
             return
-        if any(isinstance(v, _NUMBERS) and not isinstance(v, bool) for v in (old, new)):
+        threads = hasattr(module, "_arrays")  # as modules do with arrays
+        kinds = _NUMBERS if threads else (*_NUMBERS, jax.Array)
+        if any(isinstance(v, kinds) and not isinstance(v, bool) for v in (old, new)):
+            remedy = f"Hold it as an array (self.{name} = jnp.asarray(...)), which is state and is threaded"
             raise errors.StaticAttributeError(
-                f"the Python number {module._where()}.{name} was changed inside a compiled function{errors.where()}: that would "
-                "happen once, when the function is traced, and not at every call. Hold it as an array "
-                f"(self.{name} = jnp.asarray(...)), which is state and is threaded, or change it outside."
+                f"the {'Python number' if threads else 'number or array'} {module._where()}.{name} was changed inside a compiled "
+                f"function{errors.where()}: that would happen once, when the function is traced, and not at every call. "
+                f"{remedy if threads else 'An optimizer keeps what changes in self.state[p]: do that'}, or change it outside."
             )
         if new is UNSET:
             raise errors.CompiledCallError(

@@ -206,12 +206,135 @@ def test_sharpness_aware_minimisation():
     assert {*next(iter(copied.state_dict()["state"].values()))} == {"old_p", "momentum_buffer"}
 
 
+def test_pruning_and_replacing_parameters():
+    """The state of a parameter taken out, changed, and given to the one in its place."""
+    model, optimizer, step = _stepped()
+    step()
+    for values in optimizer.state.values():
+        values["exp_avg"] = values["exp_avg"] * 0 + 2
+    for _, values in optimizer.state.items():
+        values["step"] = 7
+    assert [float(s["step"]) for s in optimizer.state_dict()["state"].values()] == [7, 7]
+    old, new = model.weight, nn.Parameter(jnp.ones((1, 3)))
+    values = optimizer.state.get(old)
+    values["exp_avg"], kept = values["exp_avg"][:1], values
+    del optimizer.state[old]
+    assert float(kept["step"]) == 7
+    optimizer.param_groups[0]["params"][0] = new
+    optimizer.state[new] = {**kept, "exp_avg_sq": kept["exp_avg_sq"][:1]}
+    model.weight = new
+    optimizer.step(lambda: (model.weight**2).mean())
+    assert float(optimizer.state[new]["step"]) == 8 and optimizer.state[new]["exp_avg"].shape == (1, 3)
+    popped = optimizer.state.pop(new)
+    assert len(optimizer.state) == 1 and float(popped["step"]) == 8
+    optimizer.state[new] = popped
+    left = optimizer.param_groups[0]["params"].pop()
+    optimizer.add_param_group({"params": [left], "lr": 0.5})
+    assert float(optimizer.state[left]["step"]) == 7
+    optimizer.param_groups.append({"params": [nn.Parameter(jnp.ones(2))]})
+    with pytest.raises(TypeError, match="add groups by add_param_group"):
+        optimizer.step(lambda: (model.weight**2).mean())
+
+
+class Decayed(Momentum):
+    """Asks its numbers, as nearly all do."""
+
+    def __init__(self, params, lr=0.1, momentum=0.9, weight_decay=0.1):
+        optim.Optimizer.__init__(self, params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.calls = 0
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                if group["weight_decay"] != 0 and p.grad is not None:
+                    p.grad = p.grad + group["weight_decay"] * p.data
+        return super().step(closure)
+
+
+def test_numbers_of_a_group_that_decide():
+    results, traces = [], []
+    for compiled in (False, True):
+        objnet.manual_seed(0)
+        model = nn.Linear(3, 2)
+        optimizer = Decayed(model.parameters())
+        scheduler = optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+
+        def step(model=model, optimizer=optimizer):
+            traces.append(1)
+            optimizer.zero_grad()
+            objnet.backward(lambda: (model(X) ** 2).mean())
+            optimizer.step()
+
+        run = objnet.jit(step) if compiled else step
+        traces.clear()
+        for i in range(6):
+            run()
+            scheduler.step()
+            if i == 3:
+                optimizer.param_groups[0]["weight_decay"] = 0.0
+        results.append(np.asarray(model.weight))
+    np.testing.assert_allclose(*results, rtol=1e-5, atol=1e-6)
+    assert len(traces) == 3  # without state, with it, without decay: the rate is data
+
+
+@pytest.mark.parametrize("value", [1, jnp.ones(2), "text"])
+def test_attributes_an_optimizer_changes_in_a_step(value):
+    class Counting(optim.SGD):
+        def step(self, closure=None):
+            self.noted = value
+            return super().step(closure)
+
+    model = nn.Linear(3, 2)
+    optimizer = Counting(model.parameters(), lr=0.1)
+    run = objnet.jit(lambda: optimizer.step(lambda: model(X).mean()))
+    before = np.asarray(model.weight)
+    if isinstance(value, str):
+        run(), run()
+        assert optimizer.noted == value
+        return
+    with pytest.raises(errors.StaticAttributeError, match=r"this Counting.noted was changed inside.*self.state\[p\]"):
+        run()
+    assert "noted" not in vars(optimizer)
+    np.testing.assert_array_equal(model.weight._read(), before)
+
+
+def test_a_wrapper_that_calls_no_constructor():
+    class Lookahead(optim.Optimizer):
+        def __init__(self, inner, k=2):
+            self.inner, self.k, self.count = inner, k, 0
+            self.param_groups, self.defaults = inner.param_groups, inner.defaults
+            self.state = collections.defaultdict(dict)
+
+        def step(self, closure=None):
+            loss = self.inner.step(closure)
+            self.count += 1
+            for p in self.param_groups[0]["params"]:
+                slow = self.state[p].setdefault("slow", p.data)
+                if self.count % self.k == 0:
+                    p.data = self.state[p]["slow"] = slow + (p.data - slow) * 0.5
+            return loss
+
+    model = nn.Linear(3, 2)
+    optimizer = Lookahead(optim.SGD(model.parameters(), lr=0.1))
+    for _ in range(4):
+        optimizer.step(lambda: (model(X) ** 2).mean())
+    np.testing.assert_array_equal(optimizer.state[model.weight]["slow"], model.weight._read())
+
+
 def test_what_cannot_be_state_is_refused():
     model, optimizer, step = _stepped()
     step()
     before = jax.tree.map(np.asarray, optimizer.state_dict()["state"])
-    with pytest.raises(ValueError, match=r"'weight'.*'exp_avg' has shape \(2, 3\), and was given \(3,\)"):
-        optimizer.state[model.weight]["exp_avg"] = jnp.zeros(3)
+    kept = optimizer.state[model.weight]["exp_avg"]
+    optimizer.state[model.weight]["exp_avg"] = jnp.zeros(3)
+    held = np.asarray(model.weight), np.asarray(model.bias)
+    with pytest.raises(
+        ValueError, match=r"'exp_avg' of Parameter 'weight' has shape \(3,\), and the parameter calls for \(2, 3\)"
+    ):
+        step()
+    np.testing.assert_array_equal(held[0], model.weight._read())
+    np.testing.assert_array_equal(held[1], model.bias._read())
+    optimizer.state[model.weight]["exp_avg"] = kept
     with pytest.raises(TypeError, match="'note' was given str"):
         optimizer.state[model.weight]["note"] = "text"
     with pytest.raises(KeyError, match="does not hold"):
