@@ -266,12 +266,15 @@ class Capture:
         kind = type(value)
         library = self._library(kind.__module__)
         namespace = isinstance(value, _NAMESPACES) or kind.__name__ == "Namespace"
-        told = kind.__getattribute__ is reads.tell
-        space = object.__getattribute__(value, "__dict__") if told and kind.__dictoffset__ else getattr(value, "__dict__", None)
+        space = space_of(value)
         if isinstance(space, dict) and (namespace or not library):
             names = EVERYTHING if namespace else self._read(kind)
             self.instances.append((value, space, names))
             read = {k: v for k, v in space.items() if names is EVERYTHING or k in names} if len(space) <= MAX_ITEMS else {}
+            slots = tuple(k for k in _slots(kind) if names is EVERYTHING or k in names)
+            if slots:
+                self.slotted.append((value, _slots(kind), slots))
+                read |= {k: slot(value, k) for k in slots}
             return ("object", Identity(kind), self._class(kind), tuple((k, self.visit(v)) for k, v in read.items()))
         slots = () if library else _slots(kind)
         if slots and id(value) in self.ignored:
@@ -376,6 +379,14 @@ def fingerprint(array: np.ndarray) -> bytes:
         return array.tobytes()
     flat = array.reshape(-1)
     return flat[:: max(1, flat.size // MAX_ITEMS)].tobytes()
+
+
+def space_of(value: Any) -> Any:
+    """The ``__dict__`` of an object, unasked of a class that tells of it; None if it has none."""
+    kind = type(value)
+    if kind.__getattribute__ is reads.tell and kind.__dictoffset__:
+        return object.__getattribute__(value, "__dict__")
+    return getattr(value, "__dict__", None)
 
 
 def slot(value: Any, name: str) -> Any:

@@ -12,7 +12,7 @@ from operator import attrgetter, itemgetter
 from typing import Any
 
 from objnet.core import epoch
-from objnet.core.capture import EMPTY, Capture, class_attributes, contents, fingerprint, methods, slot
+from objnet.core.capture import EMPTY, Capture, class_attributes, contents, fingerprint, methods, slot, space_of
 from objnet.core.reads import EVERYTHING
 
 _CONTENTS = attrgetter("cell_contents")
@@ -52,7 +52,8 @@ class Watch:
         self._containers = [(_items(c), self._ids(_items(c)())) for c in capture.containers]
         self._alive.extend(capture.containers)
         for instance, space, read in capture.instances:
-            get = _items(space) if read is EVERYTHING else functools.partial(_chosen, space, tuple(read))
+            ref = weakref.ref(instance) if _weak(instance) else functools.partial(_give, instance)
+            get = functools.partial(_attributes, ref, None if read is EVERYTHING else tuple(read))
             self._containers.append((get, self._ids(get())))
             self._alive.append(space)
             self.hold(instance)
@@ -182,8 +183,13 @@ def _values(ref: Callable[[], Any], slots: tuple[str, ...]) -> list[Any]:
     return [slot(thing, name) for name in slots]
 
 
-def _chosen(space: dict[str, Any], names: tuple[str, ...]) -> list[Any]:
-    return [*map(space.get, names, itertools.repeat(EMPTY))]
+def _attributes(ref: Callable[[], Any], names: tuple[str, ...] | None) -> list[Any]:
+    """The class of a plain object, and its attributes of these names, or all with theirs; both may be exchanged as a whole."""
+    thing = ref()
+    space = space_of(thing)
+    if names is None:
+        return [type(thing), *space, *space.values()]
+    return [type(thing), *map(space.get, names, itertools.repeat(EMPTY))]
 
 
 def _weak(thing: Any) -> bool:

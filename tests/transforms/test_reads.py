@@ -484,3 +484,37 @@ def test_any_reads_after_any_changes(data):
             thing.items = [*thing.items, number]
         elif not isinstance(thing, Slots) or name in Slots.__slots__:
             setattr(thing, name, number)
+
+
+def test_attributes_exchanged_as_a_whole():
+    """``__setstate__`` and libraries of records do so."""
+
+    class Other(Config):
+        def method(self):
+            return self.a * 10
+
+    config = Config(2.0)
+    f = objnet.jit(lambda x: x * config.method())
+    assert float(f(X)[0, 0]) == 2
+    config.__dict__ = {"a": 3.0, "b": 0.0, "n": 0}
+    assert float(f(X)[0, 0]) == 3
+    config.a = 4.0
+    assert float(f(X)[0, 0]) == 4
+    config.__class__ = Other
+    assert float(f(X)[0, 0]) == 40
+
+
+class Both(Slotted):
+    """Slots of its base, and a dict."""
+
+
+def test_slots_beside_a_dict():
+    thing = Both(2.0)
+    thing.other = 1.0
+    f = objnet.jit(lambda x: x * thing.a * thing.other)
+    assert float(f(X)[0, 0]) == 2
+    thing.a = 3.0
+    assert float(f(X)[0, 0]) == 3
+    thing.other = 2.0
+    thing.n = 5
+    assert float(f(X)[0, 0]) == 6
