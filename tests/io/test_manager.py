@@ -206,7 +206,7 @@ DAMAGES = {
         lambda p: (p / "manifest.json").write_text(
             json.dumps({**json.loads((p / "manifest.json").read_text()), "files": {"../x": {"bytes": 1, "sha256": ""}}})
         ),
-        "is missing",
+        "SHA-256",
     ),
 }
 
