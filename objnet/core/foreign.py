@@ -41,7 +41,7 @@ def own_dtype(dtype: Any) -> Any:
 
 def _from_torch(tensor: Any) -> np.ndarray:
     tensor = tensor.detach().cpu().contiguous()
-    name = str(tensor.dtype).removeprefix("torch.")
+    name = own_dtype(tensor.dtype)
     if hasattr(ml_dtypes, name):  # bfloat16 and the float8s, which numpy itself does not know
         import torch
 

@@ -13,7 +13,7 @@ changed; a frame inside a staged trace therefore enters a token of its own, whic
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -364,7 +364,7 @@ def get(variable: Variable) -> Any:
 
 
 def offer(variable: Variable) -> Any:
-    """The value for something that may have no use for it, and calls :func:`get` if it has: no read yet in a compiled function."""
+    """The value for something that may have no use for it: in a compiled function no read until :func:`take`."""
     inner = _frame.get()
     if inner is None or not inner.closed or inner.unbound or variable not in inner.values or trace_state() != inner.state:
         return get(variable)
@@ -372,6 +372,13 @@ def offer(variable: Variable) -> Any:
         raise variable.unset()
     inner.offered[variable] = None
     return inner.values[variable]
+
+
+def take(variables: Iterable[Variable]) -> None:
+    """Count as read here those of ``variables`` that were offered."""
+    inner = _frame.get()
+    if inner is not None:
+        inner.read.update((v, None) for v in variables if v in inner.offered)
 
 
 def reaches(variable: Variable) -> bool:

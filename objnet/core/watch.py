@@ -186,7 +186,7 @@ def _values(ref: Callable[[], Any], slots: tuple[str, ...]) -> list[Any]:
 def _attributes(ref: Callable[[], Any], names: tuple[str, ...] | None) -> list[Any]:
     """The class of a plain object, and its attributes of these names, or all with theirs; both may be exchanged as a whole."""
     thing = ref()
-    space = space_of(thing)
+    space = space_of(thing) or {}
     if names is None:
         return [type(thing), *space, *space.values()]
     return [type(thing), *map(space.get, names, itertools.repeat(EMPTY))]

@@ -178,15 +178,14 @@ class ParamGroup(dict[str, Any]):
 
     def _digest(self) -> tuple[dict[str, float], tuple[Any, dict[str, Any]]]:
         entries = dict(self)
-        own = self._kind._keeps_its_own()
         numbers: dict[str, float] = {}
         statics = {}
         for key, value in entries.items():
             if key != "params":
                 found = numbers_of(key, value)
-                if not found or (own and key in self._known and key != "lr"):
+                if not found:
                     statics[key] = value
-                if found and key in self._known:
+                elif key in self._known:
                     numbers.update(found)
         if entries.get("differentiable"):
             raise NotImplementedError(
@@ -194,7 +193,14 @@ class ParamGroup(dict[str, Any]):
                 "updates, take objnet.transform of the model and optax's updates, which are pure functions."
             )
         numbers.update(self._kind._derive(entries))
-        return numbers, (self._kind._options(entries), statics)
+        options = self._kind._options(entries)
+        if self._kind._keeps_its_own():
+            options = tuple((key, value) for key, value in entries.items() if self._decides(key) and numbers_of(key, value))
+        return numbers, (options, statics)
+
+    def _decides(self, key: str) -> bool:
+        """Whether a number is part of the program: an optimizer of the user's own may ask whether it is zero."""
+        return self._kind._keeps_its_own() and key in self._known and key != "lr"
 
     def _put(self, numbers: Mapping[str, float]) -> jax.Array:
         dtype = jax.dtypes.canonicalize_dtype(np.float64)  # all the precision jax's mode has
@@ -261,7 +267,7 @@ class ParamGroup(dict[str, Any]):
             self._kind._check_key(key, self._known)
         value = dict.__getitem__(self, key)
         found = numbers_of(key, value) if key != "params" else {}
-        if not found or not tracing() or key in self._statics[1]:
+        if not found or not tracing() or self._decides(key):
             return value
         if key in self._known:
             inside: Any = dict(zip(self.numbers, jnp.unstack(self.vector()), strict=True))

@@ -17,6 +17,13 @@ class OptimizerHooks:
     def _hooks_of(self, kind: str) -> list[Callable[..., Any]]:
         return list(self._hooks.get(kind, {}).values())
 
+    def _replaced(self, kind: str, state_dict: Any) -> Any:
+        """A state dict, or what the hooks of ``kind`` gave in its place."""
+        for hook in self._hooks_of(kind):
+            changed = hook(self, state_dict)
+            state_dict = state_dict if changed is None else changed
+        return state_dict
+
     def _register(self, kind: str, hook: Callable[..., Any], prepend: bool = False) -> RemovableHandle:
         return register(self._hooks.setdefault(kind, HookDict()), hook, prepend=prepend)
 

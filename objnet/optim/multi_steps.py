@@ -204,10 +204,7 @@ class MultiSteps(Optimizer):
         seen = np.flatnonzero(np.asarray(self._seen._read())).tolist()
         gathered = {"mini_step": self.mini_step, "every_k": self.every_k, "sums": sums, "seen": seen}
         state_dict = {**self.optimizer.state_dict(), _KEY: gathered}
-        for hook in self._hooks_of("state_dict_post"):
-            changed = hook(self, state_dict)
-            state_dict = state_dict if changed is None else changed
-        return state_dict
+        return self._replaced("state_dict_post", state_dict)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take the state of another MultiSteps, or of an inner optimizer alone, after which gathering begins anew.
@@ -215,10 +212,7 @@ class MultiSteps(Optimizer):
         Raises:
             ValueError: what was gathered does not fit the parameters or ``every_k``; as the inner optimizer's. Nothing has changed.
         """
-        state_dict = dict(state_dict)
-        for hook in self._hooks_of("load_state_dict_pre"):
-            changed = hook(self, state_dict)
-            state_dict = state_dict if changed is None else changed
+        state_dict = self._replaced("load_state_dict_pre", dict(state_dict))
         gathered = state_dict.get(_KEY) or {"mini_step": 0, "sums": {}, "seen": []}
         held, done = self._held(), int(gathered["mini_step"])
         if done >= self.every_k:

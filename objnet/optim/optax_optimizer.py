@@ -145,10 +145,7 @@ class Optax(Optimizer):
         entries = {k: v for k, v in group.items() if k != "params"} | {"params": list(range(len(group.params)))}
         cells = zip(self._paths, self._leaves, strict=True)
         state_dict: dict[str, Any] = {"state": {path: cell._read() for path, cell in cells}, "param_groups": [entries]}
-        for hook in self._hooks_of("state_dict_post"):
-            changed = hook(self, state_dict)
-            state_dict = state_dict if changed is None else changed
-        return state_dict
+        return self._replaced("state_dict_post", state_dict)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take the state of an Optax of the same transformation.
@@ -156,10 +153,7 @@ class Optax(Optimizer):
         Raises:
             ValueError: listing all that is missing, unknown or of another shape; nothing has changed then.
         """
-        state_dict = dict(state_dict)
-        for hook in self._hooks_of("load_state_dict_pre"):
-            changed = hook(self, state_dict)
-            state_dict = state_dict if changed is None else changed
+        state_dict = self._replaced("load_state_dict_pre", dict(state_dict))
         given, groups = state_dict["state"], state_dict["param_groups"]
         problems = [f"missing: {path}" for path in self._paths if path not in given]
         problems += [f"unknown: {path}" for path in given if path not in self._paths]

@@ -371,7 +371,10 @@ class Optimizer(OptimizerSerialization, OptimizerHooks):
                 cells = {**shared, **{name: cell for name, cell in cells.items() if name not in shared}}
             if begins or missing:
                 made = {name: new_cell(p, shape, self._first(name), local) for name, shape in missing.items()}
-                self._cells[p] = named(p, cells | made)
+                made = named(p, cells | made)
+                held = self._cells.setdefault(p, {})  # the same dict, of which views know
+                held.clear()
+                held.update(made)
                 epoch.advance()
 
     def zero_grad(self, set_to_none: bool = True) -> None:

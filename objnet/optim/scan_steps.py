@@ -103,8 +103,8 @@ class _Steps:
             for _ in range(count):
                 if [group.options for group in groups] != options:
                     raise ValueError(
-                        "a scheduler turns a hyper-parameter to or from zero within one call of scan_steps, which changes the "
-                        "program: end the call there"
+                        "a scheduler changes what is part of the program within one call of scan_steps: it turns a hyper-parameter to or "
+                        "from zero (end the call there), or sets another number than lr of an optimizer of your own (step one by one)"
                     )
                 for group, values in zip(groups, rows, strict=True):
                     values.append(list(group.numbers.values()))

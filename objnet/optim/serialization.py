@@ -51,10 +51,7 @@ class OptimizerSerialization:
             groups.append({**packed, "params": [index[p] for p in group.params]})
         held = self.state.read().items()  # type: ignore[attr-defined]
         state_dict: dict[str, Any] = {"state": {index[p]: arrays for p, arrays in held}, "param_groups": groups}
-        for hook in self._hooks_of("state_dict_post"):  # type: ignore[attr-defined]
-            changed = hook(self, state_dict)
-            state_dict = state_dict if changed is None else changed
-        return state_dict
+        return self._replaced("state_dict_post", state_dict)  # type: ignore[attr-defined]
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take the hyper-parameters and state of another optimizer of this class, objnet's or torch's.
@@ -64,10 +61,7 @@ class OptimizerSerialization:
         Raises:
             ValueError: if groups differ in number or size, or state is missing or of another shape; nothing has changed then.
         """
-        state_dict = dict(state_dict)
-        for hook in self._hooks_of("load_state_dict_pre"):  # type: ignore[attr-defined]
-            changed = hook(self, state_dict)
-            state_dict = state_dict if changed is None else changed
+        state_dict = self._replaced("load_state_dict_pre", dict(state_dict))  # type: ignore[attr-defined]
         loaded, arrays = self._check(state_dict)
         for group, entries in zip(self.param_groups, loaded, strict=True):
             group.replace(entries)

@@ -37,11 +37,7 @@ class State(MutableMapping[Parameter, "ParameterState"]):
         steps = [clock._read() for clock in clocks]
         if not any(isinstance(s, jax.core.Tracer) for s in steps):
             steps = jax.device_get(steps)
-        waiting = {
-            id(clock)
-            for clock, s in zip(clocks, steps, strict=True)
-            if not isinstance(s, jax.core.Tracer) and np.ndim(s) == 0 and s <= 0
-        }
+        waiting = {id(clock) for clock, s in zip(clocks, steps, strict=True) if not _counted(s)}
         return {p: cells for p, cells in held.items() if id(cells.get("step")) not in waiting}
 
     def _check(self, parameter: Any, taking: bool = False) -> None:
@@ -91,20 +87,21 @@ class ParameterState(MutableMapping[str, Any]):
 
     def __init__(self, optimizer: Any, parameter: Parameter):
         self._optimizer, self._parameter = optimizer, parameter
-        self._last: Cells = optimizer._cells.get(parameter, {})  # which stay readable here once they are taken away
+        self._last: Cells | None = optimizer._cells.get(parameter) or None  # which live on here once they are taken away
 
     def _cells(self) -> Cells:
-        cells = self._optimizer._cells.get(self._parameter, self._last)
+        cells = self._optimizer._cells.get(self._parameter, {}) if (apart := self._apart()) is None else apart
         if cells and not self._begun(cells):
             return {name: cell for name, cell in cells.items() if not self._optimizer._is_own(self._parameter, name)}
         return {name: cell for name, cell in cells.items() if name != "step" or self._optimizer._saves_steps}
 
+    def _apart(self) -> Cells | None:
+        """What was seen here, if it has been taken away from the parameter since and lives on only here, as in torch."""
+        return None if self._optimizer._cells.get(self._parameter) is self._last else self._last
+
     def _begun(self, cells: Cells) -> bool:
-        """Whether the parameter has been stepped; inside a program that is a matter of data."""
-        if self._optimizer._begins_with_state or "step" not in cells:
-            return True
-        steps = cells["step"]._read()
-        return isinstance(steps, jax.core.Tracer) or np.ndim(steps) > 0 or bool(steps > 0)
+        """Whether the parameter has been stepped."""
+        return self._optimizer._begins_with_state or "step" not in cells or _counted(cells["step"]._read())
 
     def __getitem__(self, name: str) -> Any:
         return self._cells()[name]._read()
@@ -130,14 +127,16 @@ class ParameterState(MutableMapping[str, Any]):
         where = f"optimizer.state of {self._parameter.describe()}: {name!r}"
         held = self._optimizer._cells.get(self._parameter, {})
         array = settled(value, where)
+        if (apart := self._apart()) is not None:
+            apart[name] = Variable(array)
+            return
         if name not in held:
             self._create(name, array)
             return
         cell = held[name]
         if self._optimizer._is_own(self._parameter, name):
-            array = jnp.asarray(array).astype(
-                cell._read().dtype
-            )  # of any shape: the parameter may be exchanged before the next step
+            # of any shape: the parameter may be exchanged before the next step
+            array = jnp.asarray(array).astype(cell._read().dtype)
         if any(cells.get(name) is cell for p, cells in self._optimizer._cells.items() if p is not self._parameter):
             apart = copy_shared(self._shared(), self._optimizer._group_of(self._parameter).local())
             self._optimizer._cells[self._parameter] |= named(self._parameter, apart)
@@ -165,13 +164,19 @@ class ParameterState(MutableMapping[str, Any]):
     def __delitem__(self, name: str) -> None:
         if name not in self._cells():
             raise KeyError(name)
+        if (apart := self._apart()) is not None:
+            del apart[name]
+            return
         self._refuse_inside()
         del self._optimizer._cells[self._parameter][name]
         epoch.advance()
 
     def clear(self) -> None:
         """Let the parameter begin anew."""
-        self._last = {}
+        if (apart := self._apart()) is not None:
+            apart.clear()
+            return
+        self._last = None
         if self._optimizer._cells.get(self._parameter):
             self._refuse_inside()
             del self._optimizer._cells[self._parameter]
@@ -183,6 +188,11 @@ class ParameterState(MutableMapping[str, Any]):
                 f"optimizer.state of {self._parameter.describe()} was taken away inside a compiled function{errors.where()}: the "
                 "program cannot repeat that. Do it outside, between calls, or fill it with zeros."
             )
+
+
+def _counted(steps: Any) -> bool:
+    """Whether a count of steps says that there was one; inside a program that is a matter of data."""
+    return isinstance(steps, jax.core.Tracer) or np.ndim(steps) > 0 or bool(steps > 0)
 
 
 def settled(value: Any, where: str, like: jax.Array | None = None) -> Any:

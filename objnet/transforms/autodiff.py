@@ -191,9 +191,7 @@ def _differentiate(
         value, pullback, (aux, states) = jax.vjp(pure, primals, [args[n] for n in argnums], has_aux=True)
     finally:
         inner.close()
-    for p in parameters:
-        if p in inner.read:
-            frame.get(p)
+    frame.take(inner.read)
     inner.commit(dict(zip(written, states, strict=True)))  # first, for a backward rule (a hook) may read and write
     grads, argument_grads = pullback(lax.full_like(value, 1))  # like it also in how it varies over devices
     if not holomorphic:  # torch's gradient of a complex parameter is the direction of ascent, jax's its conjugate
@@ -328,7 +326,7 @@ def value_and_grad(
         found = differentiate(
             function, args, kwargs, argnums=arrays, parameters=parameters, has_aux=has_aux, holomorphic=holomorphic
         )
-        if found.untouched and not arrays:
+        if found.untouched and not arrays and (modules or targets):
             raise errors.detached()
         by_array = dict(zip(arrays, found.arguments, strict=True))
         of_args = tuple(modules[n].shape(found.parameters) if n in modules else by_array[n] for n in positions)

@@ -46,7 +46,8 @@ class PureFrame(frame.Frame):
         self._state_names = {name for entries in self._state.values() for name in entries}
         variables = [thing for thing in live if isinstance(thing, Variable)]
         self.names = Names([thing for thing in live if not isinstance(thing, Variable)], variables, root)
-        self._built: set[int] = set()  # modules
+        self._built: set[int] = set()  # modules and optimizers
+        self._kept: list[Any] = []  # optimizers, so that their ids stay their own
         self._created: dict[Variable, None] = {}  # what inner frames created too
         self._bound: dict[Variable, None] = {key_stream: None}
         self._initial: dict[Variable, Any] = {}
@@ -63,6 +64,11 @@ class PureFrame(frame.Frame):
         return "apply" if self.applies else "init"
 
     # -- what happens inside; a pure function leaves nothing behind, so frames outside hear nothing of it --------------
+
+    def note_built(self, thing: Any) -> None:
+        self._built.add(id(thing))
+        self._kept.append(thing)
+        super().note_built(thing)
 
     def adopt(self, module: Any) -> None:
         if any(inner.closed for inner in self._inner()):

@@ -236,6 +236,58 @@ def test_pruning_and_replacing_parameters():
         optimizer.step(lambda: (model.weight**2).mean())
 
 
+def test_what_was_taken_away_lives_on_by_itself():
+    """Writing to it does not bring it back to the parameter."""
+    model, optimizer, step = _stepped()
+    step()
+    values = optimizer.state[model.weight]
+    del optimizer.state[model.weight]
+    values["exp_avg"] = values["exp_avg"] * 0
+    values["step"] = 5
+    assert len(optimizer.state[model.weight]) == 0 and {*values} == {"step", "exp_avg", "exp_avg_sq"}
+    del values["exp_avg_sq"]
+    values["exp_avg_sq"] = jnp.ones((2, 3))
+    step()
+    assert float(optimizer.state[model.weight]["step"]) == 1
+    optimizer.state[model.weight] = values
+    assert float(optimizer.state[model.weight]["step"]) == 5
+    values.clear()
+    assert len(values) == 0 and float(optimizer.state[model.weight]["step"]) == 5
+    live = optimizer.state[model.bias]
+    step()
+    assert float(live["step"]) == 3
+
+
+def test_numbers_of_the_users_own_in_one_call_of_many_steps():
+    """A schedule of what is part of the program would be ignored there."""
+    model = nn.Linear(3, 2)
+    optimizer = Momentum(model.parameters())
+    scheduler = optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=20)  # which moves the momentum too
+    before = np.asarray(model.weight), dict(optimizer.param_groups[0]), scheduler.state_dict()
+
+    def step(x):
+        optimizer.zero_grad()
+        objnet.backward(lambda: (model(x) ** 2).mean())
+        optimizer.step()
+
+    with pytest.raises(ValueError, match="another number than lr of an optimizer of your own"):
+        objnet.scan_steps(step, schedulers=scheduler)(np.stack([X] * 4))
+    np.testing.assert_array_equal(before[0], model.weight._read())
+    assert before[1] == dict(optimizer.param_groups[0]) and before[2] == scheduler.state_dict()
+
+
+def test_made_with_a_number_inside_a_pure_function():
+    def train():
+        model = nn.Linear(3, 2)
+        optimizer = Decayed(model.parameters())
+        assert optimizer.calls == 0
+        return model(X)
+
+    net = objnet.transform_with_state(train)
+    params, state = net.init(jax.random.key(0))
+    assert net.apply(params, state, None)[0].shape == (5, 2)
+
+
 class Decayed(Momentum):
     """Asks its numbers, as nearly all do."""
 
@@ -408,6 +460,7 @@ def test_a_forward_outside_the_closure_is_refused(compiled):
             (objnet.jit(act) if compiled else act)()
     np.testing.assert_array_equal(model.weight._read(), before)
     # torch does not mind these: the loss has a gradient, though not for this optimizer
+    assert objnet.value_and_grad(lambda x: x.sum(), argnums=())(jnp.ones(2)) == (2.0, ())
     other = optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1)
     other.step(lambda: model(X).mean())
     used = nn.Linear(3, 1)
